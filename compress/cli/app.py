@@ -1,0 +1,71 @@
+"""The `compress` command: its sub-commands, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from compress.cli import inspect_commands, run_commands, stage_commands
+from compress.errors import CompressError
+
+app = typer.Typer(
+    name="compress",
+    help="Make a trained model small and fast, prove that it still answers right, keep it so in CI.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 budget missed or a stage without effect, 2 wrong use or bad input.",
+)
+for module in (run_commands, stage_commands, inspect_commands):
+    module.register(app)
+
+
+def main() -> None:
+    """Entry point: run a command; an error on purpose is one line on stderr, with `--debug` more."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments or bool(os.environ.get("COMPRESS_DEBUG"))
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except CompressError as error:
+        if debug:
+            raise
+        place = "".join(f"{note}: " for note in getattr(error, "__notes__", []))
+        print(f"compress: {place}{error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print(
+            "compress: interrupted; finished stages are kept, the same command goes on from there.",
+            file=sys.stderr,
+        )
+        code = 130
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        code = _usage(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Exception) -> int:
+    """What click says of wrong options; anything else is a defect of ours and says so."""
+    message = getattr(error, "format_message", None)
+    if message is not None:
+        context = getattr(error, "ctx", None)
+        name = context.command_path if context else "compress"
+        if text := message():
+            print(f"{name}: {text} Try '{name} --help'.", file=sys.stderr)
+        return 2
+    if type(error).__name__ == "Abort":
+        return 130
+    print(
+        f"compress: unexpected {type(error).__name__}: {error}. This is a defect; "
+        "the same command with --debug shows where.",
+        file=sys.stderr,
+    )
+    return 1

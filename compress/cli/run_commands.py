@@ -1,0 +1,141 @@
+"""`compress run`, `compress validate`, `compress report`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compress.cli.options import Device, DeviceOption, JsonOption, OutOption, check_device
+from compress.cli.screen import progress_bars, results_table, samples_line, say
+
+if TYPE_CHECKING:
+    from compress.artifact import Artifact
+    from compress.recipe import Recipe, Stage
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(run)
+    app.command()(validate)
+    app.command()(report)
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/cnn.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Override any value: prune.macs=0.3"),
+    ] = None,
+    out: OutOption = None,
+    device: DeviceOption = Device.cpu,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run every stage of a recipe, resumed where it stopped; ends with the table and the report."""
+    from compress.pipeline import run as run_recipe
+    from compress.recipe import load_recipe
+
+    pairs = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+    loaded = load_recipe(recipe, pairs)
+    check_device(device)
+    folder = out or Path("runs") / recipe.stem
+    began = time.monotonic()
+    with progress_bars(enabled=not as_json) as progress:
+        outcome = run_recipe(
+            loaded,
+            folder,
+            device=device.value,
+            command=shlex.join(["compress", *sys.argv[1:]]),
+            progress=progress,
+            on_stage=_teller(loaded, as_json),
+        )
+    if as_json:
+        print(outcome.report.model_dump_json(indent=1))
+    else:
+        print(results_table(outcome.report))
+        print(samples_line(outcome.report))
+        for note in outcome.report.notes:
+            print(note)
+        if outcome.report.budget:
+            print(f"budget {outcome.report.budget.status}: {outcome.report.budget.explanation}")
+        reused = f", {outcome.reused} of {outcome.stages} stages were done before"
+        print(f"{time.monotonic() - began:.0f} s{reused if outcome.reused else ''}")
+        print(f"report: {folder / 'report.html'}")
+    raise typer.Exit(outcome.exit_code)
+
+
+def _teller(recipe: Recipe, silent: bool):  # type: ignore[no-untyped-def]
+    total = sum(stage.kind != "benchmark" for stage in recipe.stages)
+    number = 0
+
+    def tell(stage: Stage, artifact: Artifact, reused: bool) -> None:
+        nonlocal number
+        number += 1
+        if silent:
+            return
+        found = artifact.card.metrics.get("validation", {})
+        quality = f"validation {found['metric']} {found['value']:.4f}" if found else ""
+        chosen = artifact.card.evidence.get("chosen")
+        state = "done before" if reused else f"{artifact.card.seconds:.0f} s"
+        parts = [
+            f"[{number}/{total}] {stage.name}",
+            quality,
+            f"chose {chosen}" if chosen else "",
+            state,
+        ]
+        say("  ".join(part for part in parts if part))
+
+    return tell
+
+
+def validate(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes to check; nothing is run.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Print all errors of all recipes at once."""
+    import json
+
+    from compress.errors import CompressError, RecipeError
+    from compress.recipe import load_recipe
+
+    failures: dict[str, list[str]] = {}
+    for path in recipes:
+        try:
+            load_recipe(path)
+        except RecipeError as error:
+            failures[str(path)] = error.errors
+        except CompressError as error:
+            failures[str(path)] = [str(error)]
+    if as_json:
+        print(json.dumps(failures, indent=1, ensure_ascii=False))
+    else:
+        for path in recipes:
+            for line in failures.get(str(path), []):
+                print(f"{path}: {line}")
+            if str(path) not in failures:
+                print(f"{path}: ok")
+    raise typer.Exit(2 if failures else 0)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or report.json files.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Render report.html and report.md anew from what was measured."""
+    from compress.pipeline.benchmark import write_pages
+    from compress.report.schema import load_report
+
+    for path in runs:
+        file = path / "report.json" if path.is_dir() else path
+        loaded = load_report(file)
+        write_pages(loaded, file.parent)
+        print(
+            loaded.model_dump_json(indent=1)
+            if as_json
+            else f"report: {file.parent / 'report.html'}"
+        )

@@ -1,0 +1,104 @@
+"""What a person sees: progress bars on a terminal, and tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from compress.progress import Progress, quiet
+
+if TYPE_CHECKING:
+    from compress.report.schema import Arm, Report
+
+
+@contextmanager
+def progress_bars(enabled: bool = True) -> Iterator[Progress]:
+    """A callback that draws one bar at a time on stderr; silent where stderr is no terminal."""
+    if not (enabled and sys.stderr.isatty()):
+        yield quiet
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None)
+        shown = ""
+
+        def advance(label: str, done: int, total: int) -> None:
+            nonlocal shown
+            if label != shown or done == 1:
+                bars.reset(task, description=label, total=total, completed=0)
+                shown = label
+            bars.update(task, completed=done, total=total)
+
+        yield advance
+
+
+def say(text: str) -> None:
+    """One line for a person, on stderr, so that stdout stays for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def results_table(report: Report) -> str:
+    """Stage × accuracy with N and interval, latency, size, parameters, MACs, ratios to the start."""
+    batches = sorted({point.batch for arm in report.arms for point in arm.latency})
+    header = ["stage", "precision", "quality (test)", "95 % interval"]
+    for batch in batches:
+        header += [f"ms at {batch}", "faster"]
+    header += ["kB", "smaller", "params", "MACs"]
+    rows = [header] + [_row(report, arm, batches) for arm in report.arms]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+        if number == 0:
+            lines.append("  ".join("─" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _row(report: Report, arm: Arm, batches: list[int]) -> list[str]:
+    marks = {report.final: " ← final", report.baseline: " (baseline)"}
+    name = arm.name + marks.get(
+        arm.name, f" (control of {arm.control_of})" if arm.control_of else ""
+    )
+    row = [name, arm.precision]
+    if arm.quality:
+        low, high = arm.quality.interval
+        row += [f"{arm.quality.value:.4f}", f"{low:.4f}–{high:.4f}"]
+    else:
+        row += ["–", "–"]
+    for batch in batches:
+        point, entry = arm.best_latency(batch), report.comparison(arm.name, "latency", batch)
+        row.append(f"{point.median_ms:.3g}" if point else "–")
+        row.append(f"{1 / entry.ratio:.1f} ×" if entry and entry.ratio else "–")
+    size = report.comparison(arm.name, "size")
+    row += [
+        f"{arm.size_bytes / 1e3:,.1f}",
+        f"{1 / size.ratio:.1f} ×" if size and size.ratio else "–",
+    ]
+    row += [
+        f"{arm.parameters:,}" if arm.parameters else "–",
+        f"{arm.macs / 1e6:.2f} M" if arm.macs else "–",
+    ]
+    return row
+
+
+def samples_line(report: Report) -> str:
+    """How many samples the qualities stand on."""
+    arm = next((arm for arm in report.arms if arm.quality), None)
+    if arm is None or arm.quality is None:
+        return "No data was given: quality was not measured."
+    return f"quality: {arm.quality.metric} on {arm.quality.n:,} test samples, Wilson interval"

@@ -1,0 +1,262 @@
+"""One stage on its own: `compress train`, `prune`, `distill`, `quantize`, `export`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compress.cli.options import (
+    DataOption,
+    Device,
+    DeviceOption,
+    JsonOption,
+    OutOption,
+    SeedOption,
+    SettingsArgument,
+    check_device,
+    parse_settings,
+)
+from compress.cli.screen import progress_bars
+from compress.errors import InputError, NoEffect
+
+if TYPE_CHECKING:
+    from compress.artifact import Artifact
+    from compress.pipeline.context import Inputs
+
+ModelArgument = Annotated[Path, typer.Argument(help="Artifact folder of a trained model.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    for command in (train, prune, distill, quantize, export):
+        app.command()(command)
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="As in `compress list models`, or module:factory.")],
+    settings: SettingsArgument = None,
+    data: Annotated[str, typer.Option(help="Task, as in `compress list data`.")] = "mnist",
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model: compress train cnn --data mnist epochs=15 [model.widths=[8,16]] [folds=5]"""
+    from compress.pipeline.context import Inputs
+
+    options = parse_settings(settings)
+    reference = {"name": model, **options.pop("model", {})}
+    folder = out or Path("runs") / f"train-{Path(model.replace(':', '-')).name}"
+    _stage("train", options, Inputs(), data, folder, seed, device, as_json, reference)
+
+
+def prune(
+    model: ModelArgument,
+    settings: SettingsArgument = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove whole channels and recover: compress prune runs/cnn/1-train macs=0.4"""
+    from compress.artifact import load_artifact
+    from compress.pipeline.context import Inputs
+
+    parent = load_artifact(model)
+    folder = out or model.with_name(f"{model.name}-prune")
+    inputs = Inputs(parent=parent, baseline=parent)
+    _stage(
+        "prune",
+        parse_settings(settings),
+        inputs,
+        _task(data, parent),
+        folder,
+        seed,
+        device,
+        as_json,
+    )
+
+
+def distill(
+    teacher: Annotated[Path, typer.Argument(help="Artifact folder or ONNX file of the teacher.")],
+    student: Annotated[
+        str, typer.Argument(help="A model's name, or an artifact folder to go on from.")
+    ],
+    settings: SettingsArgument = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a student from a teacher: compress distill runs/cnn/1-train cnn-tiny epochs=60"""
+    from compress.artifact import load_artifact
+    from compress.pipeline.context import Inputs
+
+    teaching = _model(teacher)
+    options = parse_settings(settings)
+    parent = None
+    if Path(student).is_dir():
+        parent = load_artifact(Path(student))
+    else:
+        options["student"] = {"name": student, **options.pop("model", {})}
+    folder = out or Path("runs") / f"distill-{Path(student.replace(':', '-')).name}"
+    options["teacher"] = str(teacher)
+    inputs = Inputs(parent=parent, baseline=teaching, teacher=teaching.onnx)
+    _stage("distill", options, inputs, _task(data, teaching, parent), folder, seed, device, as_json)
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(help="Artifact folder or ONNX file.")],
+    settings: SettingsArgument = None,
+    data: DataOption = None,
+    max_drop: Annotated[
+        float, typer.Option(min=0, help="Allowed drop of the task's metric.")
+    ] = 0.01,
+    minimise: Annotated[str, typer.Option(help="latency or size")] = "latency",
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an int8 model; the fastest within the drop by measurement, unless method=… names one."""
+    from compress.pipeline.context import Inputs
+
+    if minimise not in ("latency", "size"):
+        raise InputError(f"--minimise: expected latency or size, found '{minimise}'.")
+    parent = _model(model)
+    folder = out or model.with_name(f"{model.stem}-quantize")
+    inputs = Inputs(parent=parent, baseline=parent)
+    made = _stage(
+        "quantize",
+        parse_settings(settings),
+        inputs,
+        _task(data, parent),
+        folder,
+        seed,
+        device,
+        as_json,
+        budget={"max_drop": max_drop, "minimise": minimise},
+    )
+    if not as_json:
+        for entry in made.card.evidence["candidates"]:
+            ratio = f"{entry['latency_ratio']:.2f} × latency" if entry["latency_ratio"] else "–"
+            mark = "kept" if entry["kept"] else "refused"
+            print(f"  {mark:8}{entry['name']:34}{ratio:18}{entry['reason']}")
+    if made.card.evidence["chosen"] == "fp32 input":
+        raise NoEffect(
+            "no quantized model was faster or smaller within the drop: the fp32 model stays."
+        )
+
+
+def export(
+    model: ModelArgument,
+    target: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="File to write.")],
+    settings: SettingsArgument = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a torch model as ONNX, checked against it: compress export runs/cnn/1-train m.onnx opset=20"""
+    import json
+    import tempfile
+
+    from compress.artifact import load_artifact, writing_file
+    from compress.data.references import load_task
+    from compress.export.torch_to_onnx import export as export_model
+    from compress.recipe import check_settings
+
+    parent = load_artifact(model)
+    config = check_settings("export", parse_settings(settings))
+    task = load_task(_task(data, parent))
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder) / "model.onnx"
+        evidence = export_model(parent.load_model(), task.validation.inputs[:8], scratch, config)
+        with writing_file(target) as partial:
+            shutil.copyfile(scratch, partial)
+    if as_json:
+        print(json.dumps(evidence, indent=1))
+    else:
+        print(
+            f"{target}: opset {evidence['opset']}, dynamic batch; outputs differ from torch by at most "
+            f"{evidence['max_difference']:.2g} (mean {evidence['mean_difference']:.2g})"
+        )
+
+
+def _model(path: Path) -> Artifact:
+    from compress.artifact import load_artifact, wrap_onnx
+
+    return wrap_onnx(path) if path.suffix == ".onnx" else load_artifact(path)
+
+
+def _task(data: str | None, *artifacts: Artifact | None) -> str:
+    known = [artifact.card.task for artifact in artifacts if artifact and artifact.card.task]
+    if data is None and not known:
+        raise InputError("--data: name the task; an ONNX file does not say what it was trained on.")
+    return data or known[0] or ""
+
+
+def _stage(
+    kind: str,
+    settings: dict[str, Any],
+    inputs: Inputs,
+    data: str,
+    folder: Path,
+    seed: int,
+    device: Device,
+    as_json: bool,
+    model: dict[str, Any] | None = None,
+    budget: dict[str, Any] | None = None,
+) -> Artifact:
+    """Carry out one stage and say what came of it."""
+    from compress.data.references import check_task, load_task
+    from compress.measure.config import BenchConfig
+    from compress.pipeline.context import Context
+    from compress.pipeline.run import make_artifact, stage_key
+    from compress.recipe import BudgetConfig, Stage, check_settings
+
+    config = check_settings(kind, settings)
+    check_task(data)
+    check_device(device)
+    roles = {"from": inputs.parent, "baseline": inputs.baseline}
+    parents = {role: artifact.card.key for role, artifact in roles.items() if artifact}
+    stage = Stage(kind, kind, None, config)
+    with progress_bars(enabled=not as_json) as progress:
+        context = Context(
+            task=load_task(data),
+            model=model or {},
+            budget=BudgetConfig.model_validate(budget or {}),
+            bench=BenchConfig(),
+            seed=seed,
+            device=device.value,
+            cache=folder.parent / ".cache",
+            progress=progress,
+        )
+        key = stage_key(stage, context, parents)
+        made = make_artifact(folder, stage, inputs, context, key, parents)
+    if as_json:
+        print(made.card.model_dump_json(indent=1))
+    else:
+        _tell(made)
+    return made
+
+
+def _tell(made: Artifact) -> None:
+    found = made.card.metrics["test"]
+    low, high = found["interval"]
+    print(f"{made.folder}: {made.card.kind} done in {made.card.seconds:.0f} s")
+    print(
+        f"  {found['metric']} {found['value']:.4f} [{low:.4f}, {high:.4f}] on {found['n']:,} test samples"
+    )
+    evidence = made.card.evidence
+    for what in ("parameters", "macs", "size_bytes"):
+        if what in evidence:
+            before, after = evidence[what]
+            print(f"  {what} {before:,} → {after:,}" if before != after else f"  {what} {after:,}")
+    if "cross_validation" in evidence:
+        folds = evidence["cross_validation"]
+        values = ", ".join(f"{value:.4f}" for value in folds["folds"])
+        print(f"  cross-validation {folds['mean']:.4f} ± {folds['deviation']:.4f} ({values})")

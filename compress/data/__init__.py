@@ -1,0 +1,1 @@
+"""Tasks: data with its fixed splits, and the metric that says what right means."""

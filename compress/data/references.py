@@ -1,0 +1,51 @@
+"""What a data reference names. Free of torch until a task is loaded."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from compress.errors import InputError, UnknownName
+
+if TYPE_CHECKING:
+    from compress.data.task import Task
+
+#: Name to the module that loads it and one line about it.
+TASKS: dict[str, tuple[str, str]] = {
+    "mnist": (
+        "compress.data.mnist",
+        "5,000 handwritten digits, 28 × 28, ten classes; 3,000 / 500 / 1,500; accuracy",
+    ),
+}
+
+
+def check_task(name: str) -> None:
+    """Raise UnknownName, or InputError for a factory that is not of the form `module:function`."""
+    if ":" not in name and name not in TASKS:
+        raise UnknownName("task", name, TASKS)
+
+
+def load_task(name: str) -> Task:
+    """The task that a data reference stands for.
+
+    Args:
+        name: a key of `TASKS`, or `package.module:factory` that gives a `Task`.
+
+    Raises:
+        UnknownName: no such task.
+        InputError: its data is not there, or the factory fails or gives something else.
+    """
+    check_task(name)
+    if ":" not in name:
+        loaded: Task = importlib.import_module(TASKS[name][0]).load()
+        return loaded
+    from compress.data.task import Task
+
+    module, _, factory = name.rpartition(":")
+    try:
+        task = getattr(importlib.import_module(module), factory)()
+    except Exception as error:
+        raise InputError(f"data '{name}': {type(error).__name__}: {error}") from error
+    if not isinstance(task, Task):
+        raise InputError(f"data '{name}' gave a {type(task).__name__}; expected a Task.")
+    return task

@@ -1,0 +1,1 @@
+"""Knowledge distillation: a trained model teaches a smaller one."""

@@ -1,0 +1,1 @@
+"""From torch to ONNX, the check that both agree, and what a graph consists of."""

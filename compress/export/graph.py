@@ -1,0 +1,129 @@
+"""What an ONNX graph consists of, and how it is kept small."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto
+
+from compress.errors import ModelFileError
+
+#: Operators that do the work; the rest moves, scales or bends values.
+COMPUTING = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
+_DYNAMIC = {
+    "ConvInteger": "Conv",
+    "MatMulInteger": "MatMul",
+    "DynamicQuantizeMatMul": "MatMul",
+    "MatMulIntegerToFloat": "MatMul",
+    "DynamicQuantizeLSTM": "LSTM",
+}
+_FLOATS = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+
+
+def load_onnx(path: Path) -> ModelProto:
+    """Read and check an ONNX file.
+
+    Raises:
+        ModelFileError: it is missing, damaged, or not a valid model.
+    """
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file; expected an ONNX model.") from None
+    except Exception as error:  # protobuf's and onnx's errors share no base
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelFileError(f"{path}: not a valid ONNX model: {line}") from None
+    if not model.graph.node:
+        raise ModelFileError(f"{path}: the graph has no nodes; expected a trained model.")
+    return model
+
+
+def operators(model: ModelProto) -> dict[str, dict[str, int]]:
+    """For each type of computing operator, how many nodes run in which precision.
+
+    A node is "int8 (static)" where its inputs come out of DequantizeLinear (QDQ, which runtimes
+    fuse), "int8 (dynamic)" where it is an integer operator, and "fp32, int8 weights" where only its
+    weights are stored as integers.
+    """
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for node in model.graph.node:
+        if node.op_type in _DYNAMIC:
+            found[_DYNAMIC[node.op_type]]["int8 (dynamic)"] += 1
+        elif node.op_type.startswith("QLinear") and node.op_type[7:] in COMPUTING:
+            found[node.op_type[7:]]["int8 (static)"] += 1
+        elif node.op_type in COMPUTING:
+            found[node.op_type][_precision(node, made_by, types)] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
+def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, int]) -> str:
+    origins = [made_by[name].op_type if name in made_by else "" for name in node.input[:2]]
+    if origins == ["DequantizeLinear", "DequantizeLinear"]:
+        return "int8 (static)"
+    if len(origins) == 2 and origins[1] in ("Mul", "DequantizeLinear"):
+        return "fp32, int8 weights"
+    return _FLOATS.get(types.get(node.input[1], TensorProto.FLOAT), "fp32")
+
+
+def precision(counts: dict[str, dict[str, int]]) -> str:
+    """Precision of most of the computing operators; "fp32" for a graph without any."""
+    total: Counter[str] = Counter()
+    for by_precision in counts.values():
+        total.update(by_precision)
+    return total.most_common(1)[0][0] if total else "fp32"
+
+
+def strip(model: ModelProto) -> ModelProto:
+    """Remove what only a debugger reads: doc strings, source positions, inferred shapes; in place.
+
+    In a small model they are a fifth of the file.
+    """
+    graph = model.graph
+    for record in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        record.doc_string = ""
+        record.ClearField("metadata_props")
+    graph.ClearField("value_info")
+    return model
+
+
+def shorten_names(model: ModelProto) -> ModelProto:
+    """Give inner values one- to three-letter names, in place; inputs, outputs and nodes keep theirs.
+
+    A quantized graph has four named values a layer: in a small model half of the file is names.
+    """
+    graph = model.graph
+    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
+    names: dict[str, str] = {}
+
+    def short(name: str) -> str:
+        if name in kept:
+            return name
+        if name not in names:
+            fresh = _letters(len(names))
+            while fresh in kept:
+                fresh += "_"
+            names[name] = fresh
+        return names[name]
+
+    if any(attribute.g.node or attribute.graphs for n in graph.node for attribute in n.attribute):
+        return model  # the bodies of If and Loop see outer names
+    for node in graph.node:
+        node.input[:] = [short(name) for name in node.input]
+        node.output[:] = [short(name) for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = short(tensor.name)
+    graph.ClearField("value_info")
+    return model
+
+
+def _letters(number: int) -> str:
+    digits = "abcdefghijklmnopqrstuvwxyz"
+    text = digits[number % 26]
+    while number := number // 26:
+        text += digits[number % 26]
+    return text

@@ -1,0 +1,39 @@
+"""Settings of a benchmark."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Count = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class BenchConfig(BaseModel):
+    """What is timed, and how often.
+
+    Attributes:
+        batch: samples a call.
+        threads: intra-op thread counts; an arm is judged by its fastest.
+        workers: processes, each of which loads every arm anew: the unit of replication. Every load
+            has its own bias, which no number of calls within one process averages out.
+        rounds: blocks of each arm in each worker, in an order that turns round every time.
+        block_ms: timed calls of a block last at least that long together, if 3 calls do not.
+        control: whether the first arm is loaded a second time and compared with itself.
+        timeout: seconds until a worker counts as hung.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 32)
+    threads: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2)
+    workers: Annotated[int, Field(ge=1, le=64)] = 8
+    rounds: Annotated[int, Field(ge=2)] = 8
+    block_ms: Annotated[float, Field(gt=0)] = 5.0
+    control: bool = True
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+
+    @field_validator("batch", "threads", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, int) else value

@@ -1,0 +1,139 @@
+"""One measuring process: `python -m compress.measure.worker`, a job on stdin, JSON on stdout.
+
+It loads every arm itself, warms up, and times blocks in an order that a fair coin decides and that
+turns round each time (ABBA), so that whatever drifts meets all arms alike.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.runtime.onnxruntime import Session
+
+#: Timed calls of a block, where they fit into its time.
+_CALLS = 15
+#: A timer's own cost has to stay below 1/10,000 of what it times; shorter calls are looped.
+_CLOCK_SHARE = 10_000
+_WARM_UP_SECONDS = 0.05
+
+Call = Callable[[], None]
+
+
+def main() -> None:
+    """Read one job, do it, print its result."""
+    job = json.load(sys.stdin)
+    inputs = np.load(job["inputs"]) if job.get("inputs") else None
+    result = peak_memory(job, inputs) if job["what"] == "memory" else latencies(job, inputs)
+    json.dump(result, sys.stdout)
+
+
+def latencies(job: dict[str, Any], inputs: np.ndarray[Any, Any] | None) -> list[dict[str, Any]]:
+    """Block medians in nanoseconds for every arm, batch size and thread count."""
+    coin = random.Random(job["seed"])
+    found = []
+    for batch in job["batch"]:
+        cells = [(arm, threads) for arm in job["arms"] for threads in job["threads"]]
+        coin.shuffle(cells)
+        calls = [_load(arm, threads, batch, inputs, job["device"]) for arm, threads in cells]
+        blocks = [_Block(call, job["block_ms"] * 1e6) for call in calls]
+        gc.freeze()
+        gc.disable()
+        order = list(range(len(cells)))
+        times: list[list[float]] = [[] for _ in cells]
+        for number in range(job["rounds"]):
+            # Forward, backward, backward, forward: each arm meets every neighbour equally often.
+            for place in order if number % 4 in (0, 3) else order[::-1]:
+                times[place].append(blocks[place].run())
+        gc.enable()
+        for (arm, threads), values, block in zip(cells, times, blocks, strict=True):
+            found.append(
+                {
+                    "arm": arm["name"],
+                    "batch": batch,
+                    "threads": threads,
+                    "blocks_ns": values,
+                    "calls": block.calls * block.loop * len(values),
+                }
+            )
+    return found
+
+
+def _load(
+    arm: dict[str, Any],
+    threads: int,
+    batch: int,
+    inputs: np.ndarray[Any, Any] | None,
+    device: str,
+) -> Call:
+    session = Session(Path(arm["file"]), device, threads)
+    return session.bind(_rows(session, batch, inputs))
+
+
+def _rows(
+    session: Session, batch: int, inputs: np.ndarray[Any, Any] | None
+) -> np.ndarray[Any, Any]:
+    if inputs is None:
+        return session.example(batch)
+    return np.ascontiguousarray(np.resize(inputs, (batch, *inputs.shape[1:])))
+
+
+class _Block:
+    """A few timed calls of one arm behind one that is thrown away; `run` gives their median, ns."""
+
+    def __init__(self, call: Call, block_ns: float) -> None:
+        self.call = call
+        until = time.perf_counter() + _WARM_UP_SECONDS
+        while time.perf_counter() < until:
+            call()
+        start = time.perf_counter_ns()
+        for _ in range(3):
+            call()
+        once = (time.perf_counter_ns() - start) / 3
+        self.loop = max(1, round(_CLOCK_SHARE * _clock_cost() / once))
+        self.calls = int(min(_CALLS, max(3, block_ns / (once * self.loop))))
+
+    def run(self) -> float:
+        self.call()
+        clock, call, loop, times = time.perf_counter_ns, self.call, range(self.loop), []
+        for _ in range(self.calls):
+            start = clock()
+            for _ in loop:
+                call()
+            times.append((clock() - start) / self.loop)
+        return statistics.median(times)
+
+
+def _clock_cost() -> float:
+    start = time.perf_counter_ns()
+    for _ in range(1000):
+        time.perf_counter_ns()
+    return (time.perf_counter_ns() - start) / 1000
+
+
+def peak_memory(job: dict[str, Any], inputs: np.ndarray[Any, Any] | None) -> int:
+    """Bytes that loading one arm and running its largest batch add to this process's peak."""
+    before = _peak_bytes()
+    call = _load(job["arms"][0], job["threads"][0], max(job["batch"]), inputs, job["device"])
+    for _ in range(3):
+        call()
+    return _peak_bytes() - before
+
+
+def _peak_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    main()

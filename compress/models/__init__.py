@@ -1,0 +1,1 @@
+"""Reference architectures, model references, and how a pruned model is rebuilt."""

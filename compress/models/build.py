@@ -1,0 +1,98 @@
+"""From a specification to a torch module, and what a module costs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import InputError
+from compress.models import cnn
+from compress.models.plan import apply_plan
+from compress.models.references import ARCHITECTURES, ModelSpec, is_factory
+
+_CLASSES: dict[str, Callable[[Any], nn.Module]] = {
+    "resnet": cnn.ResNet,
+    "strided": cnn.StridedCnn,
+    "lenet": cnn.LeNet,
+}
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """A freshly initialised module, with the layers that a pruning plan left.
+
+    Raises:
+        InputError: a factory that cannot be imported, fails, or gives no torch module.
+        ArtifactError: the plan names layers that the architecture does not have.
+    """
+    if is_factory(spec.architecture):
+        model = _call_factory(spec.architecture, spec.config)
+    else:
+        config = ARCHITECTURES[spec.architecture].model_validate(spec.config)
+        model = _CLASSES[spec.architecture](config)
+    apply_plan(model, spec.plan)
+    return model
+
+
+def _call_factory(reference: str, arguments: dict[str, Any]) -> nn.Module:
+    home, _, name = reference.rpartition(":")
+    try:
+        module = _import_file(Path(home)) if home.endswith(".py") else importlib.import_module(home)
+        model = getattr(module, name)(**arguments)
+    except Exception as error:
+        raise InputError(f"model '{reference}': {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model '{reference}' gave a {type(model).__name__}; expected a torch.nn.Module."
+        )
+    return model
+
+
+def _import_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable and frozen weights; buffers such as running means do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one sample.
+
+    Args:
+        model: called once, in evaluation mode, without gradients.
+        inputs: one batch of any size; each (batch, …).
+    """
+    total = 0
+
+    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal total
+        positions = output.numel() // output.shape[1 if output.dim() == 4 else -1]
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        total += positions * weight.numel()
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(*inputs)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return total // len(inputs[0])

@@ -1,0 +1,5 @@
+"""A recipe's stages, one after the other, each from its parent; resumed where they stopped."""
+
+from compress.pipeline.run import Outcome, run
+
+__all__ = ["Outcome", "run"]

@@ -1,0 +1,239 @@
+"""All arms of a run in one interleaved benchmark, and what follows: comparisons, final, budget."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import compress
+from compress.artifact import Artifact, digest, write_text
+from compress.data.task import Task
+from compress.export.graph import load_onnx, operators, precision
+from compress.measure.config import BenchConfig
+from compress.measure.latency import CONTROL, Measured, measure, measure_memory
+from compress.measure.machine import machine
+from compress.measure.quality import quality, run_onnx
+from compress.pipeline.context import Context
+from compress.pipeline.decide import choose_final, judge, latency_verdict
+from compress.recipe import Recipe
+from compress.report.schema import Arm, Candidate, Comparison, Report
+from compress.runtime.onnxruntime import Session
+from compress.stats import paired_drop
+
+Scores = dict[str, npt.NDArray[np.float64]]
+
+
+def report_key(recipe: Recipe, config: BenchConfig, made: dict[str, Artifact], device: str) -> str:
+    """What a report follows from, besides the machine's mood."""
+    keys = {name: artifact.card.key for name, artifact in made.items()}
+    return digest([keys, config.model_dump(mode="json"), recipe.budget.model_dump(), device])
+
+
+def benchmark(
+    recipe: Recipe,
+    config: BenchConfig,
+    made: dict[str, Artifact],
+    context: Context,
+    out: Path,
+    key: str,
+    command: str,
+) -> Report:
+    """Quality and latency of every artifact, side by side, and the report of it.
+
+    Args:
+        made: stage name to artifact, in order; the first is the baseline.
+        out: the run's folder, which files are named relative to.
+    """
+    names = {name: artifact.folder.name for name, artifact in made.items()}
+    controls = {
+        stage.name: stage.config.like
+        for stage in recipe.stages
+        if getattr(stage.config, "like", None)
+    }
+    timed = {names[name]: artifact.onnx for name, artifact in made.items() if name not in controls}
+    rows = context.task.validation.inputs[: max(config.batch)].numpy()
+    measured = measure(
+        timed,
+        config,
+        inputs=rows,
+        device=context.device,
+        seed=recipe.seed,
+        progress=context.progress,
+        label="benchmark",
+    )
+    memory = measure_memory(timed, config, inputs=rows, device=context.device)
+    arms, scores = [], {}
+    for stage in recipe.stages:
+        if stage.kind == "benchmark":
+            continue
+        artifact = made[stage.name]
+        arm, scores[names[stage.name]] = describe_arm(
+            names[stage.name], artifact.onnx, context, artifact=artifact, out=out
+        )
+        control = controls.get(stage.name)
+        arms.append(
+            arm.model_copy(
+                update={
+                    "parent": names[stage.parent] if stage.parent else None,
+                    "control_of": names[control] if control else None,
+                    "latency": measured.latency(arm.name),
+                    "peak_memory_bytes": memory.get(arm.name),
+                }
+            )
+        )
+    baseline = arms[0].name
+    comparisons = [
+        entry
+        for arm in arms[1:]
+        for entry in compare(arms[0], arm, scores, context.task, recipe.budget.max_drop, measured)
+    ]
+    drops = {
+        name: paired_drop(
+            scores[baseline]["validation"],
+            value["validation"],
+            context.task.metric.higher_is_better,
+        )[0]
+        for name, value in scores.items()
+    }
+    eligible = [arm for arm in arms if arm.control_of is None]
+    final, notes = choose_final(eligible, drops, measured, recipe.budget)
+    report = Report(
+        tool_version=compress.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        title=f"{recipe.model.get('name', 'model')} on {recipe.task}",
+        machine=machine(),
+        recipe=recipe.resolved(),
+        recipe_hash=digest(recipe.resolved()),
+        baseline=baseline,
+        final=final,
+        arms=arms,
+        comparisons=comparisons,
+        candidates=_candidates(made),
+        measurement=measurement(config, measured, context.device) | {"key": key},
+        notes=notes,
+    )
+    samples = {name: value["test"] for name, value in scores.items()}
+    return report.model_copy(update={"budget": judge(report, samples, context.task, recipe.budget)})
+
+
+def describe_arm(
+    name: str, file: Path, context: Context, *, artifact: Artifact | None, out: Path
+) -> tuple[Arm, Scores]:
+    """Everything about an arm that needs no clock, and its score on every sample."""
+    task, model = context.task, load_onnx(file)
+    session = Session(file, context.device, context.threads)
+    splits = {"validation": task.validation, "test": task.test}
+    outputs = {key: run_onnx(session, split) for key, split in splits.items()}
+    scores = {
+        key: task.metric.score(outputs[key], split.targets.numpy()) for key, split in splits.items()
+    }
+    counts = operators(model)
+    evidence = artifact.card.evidence if artifact else {}
+    arm = Arm(
+        name=name,
+        kind=artifact.card.kind if artifact else "file",
+        file=str(file.relative_to(out)) if file.is_relative_to(out) else str(file),
+        runtime="onnxruntime",
+        device=context.device,
+        precision=precision(counts),
+        parameters=evidence.get("parameters", [None])[-1],
+        macs=evidence.get("macs", [None])[-1],
+        size_bytes=file.stat().st_size,
+        operators=counts,
+        quality=quality(task, outputs["test"], task.test),
+        validation=quality(task, outputs["validation"], task.validation),
+        seconds=artifact.card.seconds if artifact else None,
+    )
+    return arm, scores
+
+
+def compare(
+    baseline: Arm,
+    candidate: Arm,
+    scores: dict[str, Scores],
+    task: Task,
+    max_drop: float,
+    measured: Measured | None,
+) -> list[Comparison]:
+    """All figures of one arm against the baseline; quality on the test split."""
+    found = []
+    pair = {"baseline": baseline.name, "candidate": candidate.name}
+    if scores:
+        before, after = scores[baseline.name]["test"], scores[candidate.name]["test"]
+        drop, interval = paired_drop(before, after, task.metric.higher_is_better)
+        verdict = "ok" if interval[1] <= max_drop else "inconclusive"
+        verdict = "regressed" if interval[0] > max_drop else verdict
+        found.append(
+            Comparison(
+                **pair,
+                what="quality",
+                difference=drop,
+                interval=interval,
+                n=len(before),
+                verdict=verdict,
+            )
+        )
+    for batch in sorted({point.batch for point in candidate.latency}):
+        assert measured is not None
+        ratio, interval, workers = measured.ratio(baseline.name, candidate.name, batch)
+        finite = None if interval[1] == float("inf") else interval
+        found.append(
+            Comparison(
+                **pair,
+                what="latency",
+                batch=batch,
+                ratio=ratio,
+                interval=finite,
+                n=workers,
+                verdict=latency_verdict(finite),
+            )
+        )
+    exact = {"size": "size_bytes", "parameters": "parameters", "macs": "macs"}
+    for what, field in exact.items():
+        before, after = getattr(baseline, field), getattr(candidate, field)
+        if before and after:
+            verdict = "improved" if after < before else "ok" if after == before else "regressed"
+            found.append(Comparison(**pair, what=what, ratio=after / before, verdict=verdict))
+    return found
+
+
+def measurement(config: BenchConfig, measured: Measured, device: str) -> dict[str, Any]:
+    """How the latencies were taken, and what the control says of the machine."""
+    facts: dict[str, Any] = {
+        "device": device,
+        "workers": config.workers,
+        "rounds": config.rounds,
+        "batch": list(config.batch),
+        "threads": list(config.threads),
+        "spinning": False,
+        "unit": "median over workers of the median over rounds of block medians",
+        "ratios": "Hodges-Lehmann over workers, each arm at its best thread count",
+    }
+    if CONTROL in measured.arms():
+        first = measured.arms()
+        name = next(arm for arm in first if arm != CONTROL)
+        for batch in config.batch:
+            ratio, interval, _ = measured.ratio(name, CONTROL, batch)
+            facts[f"control_batch_{batch}"] = [round(value, 4) for value in (ratio, *interval)]
+    return facts
+
+
+def _candidates(made: dict[str, Artifact]) -> list[Candidate]:
+    return [
+        Candidate(stage=artifact.folder.name, **entry)
+        for artifact in made.values()
+        for entry in artifact.card.evidence.get("candidates", [])
+    ]
+
+
+def write_pages(report: Report, out: Path) -> None:
+    """Render report.html and report.md beside report.json."""
+    from compress.report import render_html, render_markdown
+
+    write_text(out / "report.html", render_html(report))
+    write_text(out / "report.md", render_markdown(report))

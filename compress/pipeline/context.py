@@ -1,0 +1,76 @@
+"""What every stage of a run is given, and what it gives back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import Artifact
+from compress.measure.config import BenchConfig
+from compress.models.references import ModelSpec
+from compress.progress import Progress
+from compress.recipe import BudgetConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from compress.data.task import Task
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all stages of a run share.
+
+    Attributes:
+        model: the recipe's model reference with its settings.
+        bench: batch sizes and thread counts that choices are made by.
+        cache: folder of teachers' answers and checkpoints.
+    """
+
+    task: Task
+    model: dict[str, Any]
+    budget: BudgetConfig
+    bench: BenchConfig
+    seed: int
+    device: str
+    cache: Path
+    progress: Progress
+
+    @property
+    def threads(self) -> int:
+        """Threads for work that is not timed."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The artifacts that a stage builds on.
+
+    Attributes:
+        parent: whose model it takes; None for a stage that starts anew.
+        baseline: what drops are counted from; None in the first stage.
+        teacher: ONNX file of the teacher.
+        like: whose architecture is trained.
+    """
+
+    parent: Artifact | None = None
+    baseline: Artifact | None = None
+    teacher: Path | None = None
+    like: Artifact | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage made.
+
+    Attributes:
+        model: None where the stage made an ONNX file only.
+        spec: how to rebuild `model`.
+        evidence: proof of effect.
+    """
+
+    model: nn.Module | None
+    spec: ModelSpec | None
+    evidence: dict[str, Any]

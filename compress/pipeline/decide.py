@@ -1,0 +1,109 @@
+"""Which model is the final one, and whether the budget was kept.
+
+Choosing looks at the validation split and at latencies; the test split is looked at once, behind it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.data.task import Task
+from compress.measure.latency import Measured
+from compress.recipe import BudgetConfig
+from compress.report.schema import Arm, Budget, Interval, Report
+from compress.stats import paired_drop, samples_for_proof
+
+#: Latencies closer than this count as equal on a shared machine; the smaller file then wins.
+MARGIN = 0.05
+
+
+def latency_verdict(interval: Interval | None) -> str:
+    """What an interval of candidate / baseline allows to say at a margin of 5 %."""
+    if interval is None:
+        return "inconclusive"
+    if interval[0] > 1 + MARGIN:
+        return "regressed"
+    if interval[1] < 1 - MARGIN:
+        return "improved"
+    return "ok" if interval[1] < 1 + MARGIN else "inconclusive"
+
+
+def choose_final(
+    arms: list[Arm], drops: dict[str, float], measured: Measured, budget: BudgetConfig
+) -> tuple[str, list[str]]:
+    """Name of the best arm whose validation drop is within the budget, and notes for the reader.
+
+    Args:
+        arms: controls left out; the first is the baseline.
+        drops: arm name to drop on the validation split.
+    """
+    baseline = arms[0]
+    within = [arm for arm in arms if drops[arm.name] <= budget.max_drop + 1e-9]
+    over = [arm for arm in arms if arm not in within]
+    notes = [
+        f"{arm.name}: not chosen, its validation drop of {drops[arm.name]:.4f} is over the budget of "
+        f"{budget.max_drop:g}."
+        for arm in over
+    ]
+    if within == [baseline] and over:
+        nearest = min(over, key=lambda arm: drops[arm.name])
+        notes.insert(0, f"No compressed model kept the budget; the nearest is {nearest.name}.")
+    if budget.minimise == "size":
+        return min(within, key=lambda arm: arm.size_bytes).name, notes
+    ratios = {arm.name: measured.overall(baseline.name, arm.name) for arm in within}
+    fastest = min(ratios.values())
+    equals = [arm for arm in within if ratios[arm.name] <= fastest * (1 + MARGIN)]
+    return min(equals, key=lambda arm: arm.size_bytes).name, notes
+
+
+def judge(
+    report: Report,
+    scores: dict[str, npt.NDArray[np.float64]],
+    task: Task,
+    budget: BudgetConfig,
+) -> Budget:
+    """Whether the final model keeps the budget on the test split.
+
+    Args:
+        scores: arm name to test scores, (n,).
+    """
+    assert report.final is not None
+    before, after = scores[report.baseline], scores[report.final]
+    drop, interval = paired_drop(before, after, task.metric.higher_is_better)
+    n, name = len(before), task.metric.name
+    figures = f"{name} drop {drop:+.4f}, 95 % interval [{interval[0]:+.4f}, {interval[1]:+.4f}], {n} test samples"
+    if report.final == report.baseline:
+        status, text = (
+            "missed",
+            "Nothing smaller or faster kept the budget: the trained model stays.",
+        )
+    elif interval[1] <= budget.max_drop:
+        status, text = (
+            "proven",
+            f"The whole interval lies within the budget of {budget.max_drop:g}: {figures}.",
+        )
+    elif drop <= budget.max_drop:
+        needed = (
+            samples_for_proof(float((before != after).mean()), budget.max_drop)
+            if budget.max_drop
+            else None
+        )
+        proof = f"; a proof would need about {needed:,} samples" if needed else ""
+        status, text = (
+            "met",
+            f"The estimate lies within the budget of {budget.max_drop:g}: {figures}{proof}.",
+        )
+    else:
+        status, text = (
+            "missed",
+            f"The test drop is over the budget of {budget.max_drop:g}: {figures}.",
+        )
+    return Budget.model_validate(
+        {
+            "max_drop": budget.max_drop,
+            "minimise": budget.minimise,
+            "status": status,
+            "explanation": text,
+        }
+    )

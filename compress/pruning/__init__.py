@@ -1,0 +1,1 @@
+"""Structured pruning: whole channels go, and every layer that depends on them follows."""

@@ -1,0 +1,1 @@
+"""Post-training quantization: the techniques, and the choice between them by measurement."""

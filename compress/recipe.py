@@ -1,0 +1,361 @@
+"""A recipe: a task, a model, a budget, and stages that form a tree. Free of torch.
+
+    task: mnist
+    model: cnn
+    budget: {max_drop: 0.005, minimise: latency}
+    stages:
+      - train: {epochs: 15}
+      - quantize: {method: best}
+
+A stage is one entry of `stages`: its kind, and under it `name` (the kind, where left out), `from`
+(the stage before, where left out) and the settings of its technique. All errors are found at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compress.data.references import check_task
+from compress.distillation.config import DistillConfig
+from compress.errors import CompressError, InputError, RecipeError, suggest
+from compress.export.config import ExportConfig
+from compress.measure.config import BenchConfig
+from compress.models.references import resolve
+from compress.pruning.config import PruneConfig
+from compress.quantization.config import QuantizeConfig
+from compress.training.config import TrainConfig
+
+KINDS: dict[str, type[BaseModel]] = {
+    "train": TrainConfig,
+    "prune": PruneConfig,
+    "distill": DistillConfig,
+    "quantize": QuantizeConfig,
+    "export": ExportConfig,
+    "benchmark": BenchConfig,
+}
+_TOP = {"task", "model", "budget", "stages", "seed"}
+#: Settings that name another stage.
+_ROLES = ("teacher", "like")
+
+
+class BudgetConfig(BaseModel):
+    """What the user allows and wants.
+
+    Attributes:
+        max_drop: largest drop of the task's metric against the trained model, in its unit.
+        minimise: what the final model is the best in.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_drop: Annotated[float, Field(ge=0)] = 0.01
+    minimise: Literal["latency", "size"] = "latency"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One operation of a recipe.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        name: unique in the recipe.
+        parent: name of the stage whose model it takes; None for a stage that starts anew.
+        config: the technique's settings.
+    """
+
+    kind: str
+    name: str
+    parent: str | None
+    config: Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe.
+
+    Attributes:
+        task: data reference.
+        model: model reference with its settings: `{"name": …, …}`.
+        stages: in order; a benchmark is always there and last.
+        source: where it came from, for messages.
+    """
+
+    task: str
+    model: dict[str, Any]
+    budget: BudgetConfig
+    stages: tuple[Stage, ...]
+    seed: int
+    source: str
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name; KeyError where there is none."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe as plain data, every default filled in."""
+        stages = []
+        for stage in self.stages:
+            settings = {"name": stage.name, "from": stage.parent}
+            stages.append({stage.kind: settings | stage.config.model_dump(mode="json")})
+        return {
+            "task": self.task,
+            "model": self.model,
+            "seed": self.seed,
+            "budget": self.budget.model_dump(),
+            "stages": stages,
+        }
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        overrides: `key=value` pairs such as `prune.macs=0.3` or `budget.max_drop=0.01`; the first
+            part is a stage's name or a key of the recipe, the value is read as YAML.
+
+    Raises:
+        InputError: the file cannot be read.
+        RecipeError: with every error of the recipe and the overrides.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; expected a recipe.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(str(path), [f"not YAML: {' '.join(str(error).split())}"]) from None
+    return parse_recipe(content, str(path), overrides)
+
+
+def parse_recipe(content: Any, source: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Validate a recipe given as plain data; see `load_recipe`."""
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else type(content).__name__
+        raise RecipeError(
+            source, [f"expected a mapping with task, model and stages, found {found}."]
+        )
+    errors: list[str] = []
+    for key in content.keys() - _TOP:
+        errors.append(f"no key '{key}'. Known: {', '.join(sorted(_TOP))}.{suggest(str(key), _TOP)}")
+    entries = _entries(content.get("stages"), errors)
+    budget = (
+        dict(content.get("budget") or {}) if isinstance(content.get("budget", {}), dict) else {}
+    )
+    if not isinstance(content.get("budget", {}), dict):
+        errors.append("budget: expected a mapping such as {max_drop: 0.01}.")
+    top = {
+        "task": content.get("task"),
+        "model": content.get("model"),
+        "seed": content.get("seed", 0),
+    }
+    for override in overrides:
+        errors += _override(override, top, budget, entries)
+    model, seed = _model(top["model"], errors), top["seed"]
+    task = _task(top["task"], errors)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        errors.append(f"seed: expected a whole number from 0, found {seed!r}.")
+    checked_budget = _validate(BudgetConfig, budget, "budget", errors)
+    stages = _stages(entries, errors)
+    if errors:
+        raise RecipeError(source, errors)
+    assert checked_budget is not None
+    return Recipe(task, model, checked_budget, tuple(stages), seed, source)
+
+
+@dataclass
+class _Entry:
+    place: str
+    kind: str
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.settings.get("name", self.kind))
+
+
+def _entries(stages: Any, errors: list[str]) -> list[_Entry]:
+    if not isinstance(stages, list) or not stages:
+        errors.append("stages: expected a list of stages, such as [{train: {epochs: 15}}].")
+        return []
+    found = []
+    for index, stage in enumerate(stages):
+        place = f"stages[{index}]"
+        if isinstance(stage, str):
+            stage = {stage: {}}
+        if not isinstance(stage, dict) or len(stage) != 1:
+            errors.append(
+                f"{place}: expected one stage such as {{train: {{epochs: 15}}}}, found {stage!r}."
+            )
+            continue
+        ((kind, settings),) = stage.items()
+        if kind not in KINDS:
+            errors.append(
+                f"{place}: no stage '{kind}'. Known: {', '.join(KINDS)}.{suggest(str(kind), KINDS)}"
+            )
+        elif settings is not None and not isinstance(settings, dict):
+            errors.append(f"{place}.{kind}: expected a mapping of settings, found {settings!r}.")
+        else:
+            found.append(_Entry(f"{place}.{kind}", kind, dict(settings or {})))
+    return found
+
+
+def _override(
+    text: str, top: dict[str, Any], budget: dict[str, Any], entries: list[_Entry]
+) -> list[str]:
+    """Apply one `key=value`, in place; gives its errors."""
+    path, equals, raw = text.partition("=")
+    if not equals or not path:
+        return [f"override '{text}': expected key=value, such as train.epochs=5."]
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        return [f"override '{text}': the value is not YAML."]
+    head, _, rest = path.partition(".")
+    targets: dict[str, dict[str, Any]] = {entry.name: entry.settings for entry in entries}
+    targets["budget"] = budget
+    if not rest and head in top:
+        top[head] = value
+    elif rest and head == "model":
+        model = top["model"]
+        top["model"] = ({"name": model} if isinstance(model, str) else dict(model)) | {rest: value}
+    elif rest and head in targets:
+        _put(targets[head], rest.split("."), value)
+    else:
+        known = [*targets, *top]
+        return [
+            f"override '{text}': no stage or key '{head}'. Known: {', '.join(known)}.{suggest(head, known)}"
+        ]
+    return []
+
+
+def _put(settings: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = settings.get(key)
+        settings[key] = dict(inner) if isinstance(inner, dict) else {}
+        settings = settings[key]
+    settings[keys[-1]] = value
+
+
+def _task(task: Any, errors: list[str]) -> str:
+    if not isinstance(task, str):
+        errors.append(
+            f"task: expected the name of a task, found {task!r}; see `compress list data`."
+        )
+        return ""
+    try:
+        check_task(task)
+    except InputError as error:
+        errors.append(f"task: {error}")
+    return task
+
+
+def _model(model: Any, errors: list[str], place: str = "model") -> dict[str, Any]:
+    if isinstance(model, str):
+        model = {"name": model}
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        errors.append(
+            f"{place}: expected the name of a model, found {model!r}; see `compress list models`."
+        )
+        return {}
+    try:
+        resolve(model["name"], {key: value for key, value in model.items() if key != "name"}, {})
+    except InputError as error:
+        errors.append(f"{place}: {error}")
+    return model
+
+
+def _validate(
+    schema: type[Any], settings: Mapping[str, Any], place: str, errors: list[str]
+) -> Any | None:
+    try:
+        return schema.model_validate(settings)
+    except ValidationError as error:
+        errors += [f"{place}{line}" for line in explain(error, schema)]
+        return None
+
+
+def explain(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
+    """Every error of some settings, each as `.key: what is wrong`."""
+    for entry in error.errors():
+        key = ".".join(str(part) for part in entry["loc"])
+        if entry["type"] == "extra_forbidden":
+            known = list(schema.model_fields)
+            yield f": no setting '{key}'. Known: {', '.join(known)}.{suggest(key, known)}"
+        elif not key:
+            yield f": {entry['msg'].removeprefix('Value error, ')}."
+        else:
+            yield f".{key}: {entry['msg']}, found {entry['input']!r}."
+
+
+def _stages(entries: list[_Entry], errors: list[str]) -> list[Stage]:
+    stages: list[Stage] = []
+    if not any(entry.kind == "benchmark" for entry in entries):
+        entries = [*entries, _Entry("stages", "benchmark", {})]
+    for entry in entries:
+        settings = dict(entry.settings)
+        name, parent = settings.pop("name", entry.kind), settings.pop("from", None)
+        names = [stage.name for stage in stages if stage.kind != "benchmark"]
+        if not isinstance(name, str) or not name or set(name) & set("/\\. ") or name in _TOP:
+            errors.append(
+                f"{entry.place}.name: expected one word without / . or spaces, found {name!r}."
+            )
+        elif name in names:
+            errors.append(
+                f"{entry.place}: a second stage named '{name}'; give it another with `name`."
+            )
+        if parent is not None and parent not in names:
+            errors.append(
+                f"{entry.place}.from: no earlier stage '{parent}'. Known: {', '.join(names)}.{suggest(str(parent), names)}"
+            )
+        config = _validate(KINDS[entry.kind], settings, entry.place, errors)
+        if config is None:
+            continue
+        errors += _check_roles(entry, config, names)
+        starts = entry.kind == "train" or (entry.kind == "distill" and config.student is not None)
+        if parent is None and not starts and entry.kind != "benchmark":
+            if not names:
+                errors.append(f"{entry.place}: needs a model; put a train stage before it.")
+                continue
+            parent = names[-1]
+        stages.append(Stage(entry.kind, str(name), parent, config))
+    return stages
+
+
+def _check_roles(entry: _Entry, config: Any, names: list[str]) -> list[str]:
+    errors: list[str] = []
+    for role in _ROLES:
+        other = getattr(config, role, None)
+        is_path = isinstance(other, str) and ("/" in other or other.endswith(".onnx"))
+        if other is not None and not is_path and other not in names:
+            errors.append(
+                f"{entry.place}.{role}: no earlier stage '{other}'. "
+                f"Known: {', '.join(names) or 'none'}.{suggest(str(other), names)}"
+            )
+    student = getattr(config, "student", None)
+    if student is not None:
+        _model(student, errors, f"{entry.place}.student")
+    return errors
+
+
+def check_settings(kind: str, settings: Mapping[str, Any]) -> Any:
+    """The validated settings of one technique.
+
+    Raises:
+        RecipeError: with every error.
+    """
+    errors: list[str] = []
+    config = _validate(KINDS[kind], settings, kind, errors)
+    if errors:
+        raise RecipeError("settings", errors)
+    return config
+
+
+__all__ = ["BudgetConfig", "CompressError", "Recipe", "Stage", "load_recipe", "parse_recipe"]

@@ -1,0 +1,169 @@
+"""Figures as people read them: units, significant digits, a true minus, a dash for "unknown"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compress.report.schema import Interval
+
+DASH = "–"
+MINUS = "−"
+
+_SHARES = ("accuracy", "f1", "precision", "recall", "top1", "top5")
+
+
+def number(value: float | None, digits: int = 3, *, trim: bool = False) -> str:
+    """A number to so many significant digits, without exponent; `trim` drops trailing zeros.
+
+    Digits before the point are never rounded away: 272186 stays 272,186.
+    """
+    if value is None:
+        return DASH
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.{digits - 1}e}")
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
+    return _fixed(value, decimals, trim=trim)
+
+
+def _fixed(value: float, decimals: int, *, trim: bool = False) -> str:
+    text = f"{value:,.{decimals}f}"
+    if trim and "." in text:
+        text = text.rstrip("0").rstrip(".")
+    if float(text.replace(",", "")) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", MINUS)
+
+
+def milliseconds(value: float | None) -> str:
+    """A time in milliseconds, always in that unit so that a column can be compared."""
+    return DASH if value is None else f"{number(value)} ms"
+
+
+def seconds(value: float | None) -> str:
+    """A wall time: `8.3 s` under two minutes, `4 min 05 s` above."""
+    if value is None:
+        return DASH
+    if value < 120:
+        return f"{number(value, 2)} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def size(value: int | None) -> str:
+    """Bytes in kB or MB (powers of ten)."""
+    if value is None:
+        return DASH
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{number(value / factor)} {unit}"
+    return f"{value} B"
+
+
+def count(value: int | None) -> str:
+    """A count in full, such as 272,186."""
+    return DASH if value is None else f"{value:,}"
+
+
+def magnitude(value: int | None) -> str:
+    """A large count in millions or thousands, such as `31.0 M`."""
+    if value is None:
+        return DASH
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{number(value / factor)} {unit}"
+    return str(value)
+
+
+def times(factor: float | None, *, trim: bool = False) -> str:
+    """A factor such as `16.5 ×`."""
+    return DASH if factor is None else f"{number(factor, trim=trim)} ×"
+
+
+def interval(low: str, high: str) -> str:
+    """Two formatted bounds as `[low, high]`."""
+    return f"[{low}, {high}]"
+
+
+def plural(amount: int, noun: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
+
+
+@dataclass(frozen=True)
+class MetricFormat:
+    """How one metric is written: shares such as accuracy as percent, the rest in its own unit.
+
+    Attributes:
+        metric: its name in the report.
+        share: whether it lies between 0 and 1 and reads as percent.
+    """
+
+    metric: str
+    share: bool
+
+    @property
+    def label(self) -> str:
+        """The name as words."""
+        return self.metric.replace("_", " ")
+
+    @property
+    def heading(self) -> str:
+        """The name as it opens a line; abbreviations keep their capitals."""
+        return self.label[:1].upper() + self.label[1:]
+
+    @property
+    def unit(self) -> str:
+        """What differences are counted in."""
+        return "points" if self.share else ""
+
+    def value(self, value: float, n: int) -> str:
+        """A value with as many digits as `n` samples can tell apart."""
+        return f"{self._scaled(value, n)} %" if self.share else number(value, 4)
+
+    def interval(self, bounds: Interval, n: int) -> str:
+        """The interval of a value or a difference, in the same digits and without the unit."""
+        return interval(self._scaled(bounds[0], n), self._scaled(bounds[1], n))
+
+    def difference(self, value: float, n: int) -> str:
+        """A difference without its unit."""
+        return self._scaled(value, n)
+
+    def allowed(self, value: float) -> str:
+        """A limit the user set, with its unit and no more digits than were given."""
+        text = number(value * 100 if self.share else value, 4, trim=True)
+        return f"{text} {self.unit}".rstrip()
+
+    def _scaled(self, value: float, n: int) -> str:
+        if not self.share:
+            return number(value, 4)
+        return _fixed(value * 100, 1 if n < 2000 else 2)
+
+
+def metric_format(metric: str) -> MetricFormat:
+    """The format of the metric of that name."""
+    return MetricFormat(metric, any(share in metric.lower() for share in _SHARES))
+
+
+def fact(value: Any) -> str:
+    """Any value of the free-form parts of a report, in one line."""
+    match value:
+        case None:
+            return DASH
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return str(value)
+        case float():
+            return number(value, 4, trim=True)
+        case str():
+            return value
+        case dict():
+            return ", ".join(f"{key} {fact(entry)}" for key, entry in value.items()) or DASH
+        case Sequence():
+            return ", ".join(fact(entry) for entry in value) or DASH
+        case _:
+            return str(value)

@@ -1,0 +1,113 @@
+"""What an arm gained or lost against the report's baseline, whichever way the record holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress.report.formatting import MetricFormat, interval, metric_format, number, times
+from compress.report.schema import Arm, Comparison, Interval, Report
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A ratio turned so that more is better.
+
+    Attributes:
+        factor: baseline / arm; above 1 the arm is faster or smaller.
+        interval: 95 % interval of `factor`; None where the figure is exact or was not compared.
+        verdict: of the comparison, or None where the factor comes from the arms' own figures.
+    """
+
+    factor: float
+    interval: Interval | None = None
+    verdict: str | None = None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the figures show a change at all."""
+        return self.interval is None or not self.interval[0] <= 1 <= self.interval[1]
+
+    def phrase(self, better: str, worse: str) -> str:
+        """Such as "16.5 × faster" or "1.2 × slower"; says so where nothing changed clearly."""
+        if not self.clear:
+            return f"not clearly {better} or {worse}"
+        factor = max(self.factor, 1 / self.factor)
+        return f"{times(factor, trim=True)} {better if self.factor >= 1 else worse}"
+
+    def bounds(self) -> str:
+        """The interval as text, or an empty string."""
+        if self.interval is None:
+            return ""
+        return interval(number(self.interval[0]), number(self.interval[1]))
+
+
+def find_arm(report: Report, name: str | None) -> Arm | None:
+    """The arm of that name, or None."""
+    return next((arm for arm in report.arms if arm.name == name), None)
+
+
+def batches(report: Report) -> list[int]:
+    """Every batch size that was measured, smallest first."""
+    return sorted({point.batch for arm in report.arms for point in arm.latency})
+
+
+def report_metric(report: Report) -> MetricFormat | None:
+    """The metric that the arms are judged by; None for a benchmark without data."""
+    return next((metric_format(arm.quality.metric) for arm in report.arms if arm.quality), None)
+
+
+def comparison(
+    report: Report, baseline: str, candidate: str, what: str, batch: int | None = None
+) -> Comparison | None:
+    """The comparison of two named arms, or None where there is none."""
+    wanted = (baseline, candidate, what, batch)
+    for entry in report.comparisons:
+        if (entry.baseline, entry.candidate, entry.what, entry.batch) == wanted:
+            return entry
+    return None
+
+
+def latency_gain(report: Report, arm: Arm, batch: int) -> Gain | None:
+    """How many times faster an arm is; None for the baseline itself and where nothing was timed."""
+    baseline = find_arm(report, report.baseline)
+    if baseline is None or arm.name == baseline.name:
+        return None
+    compared = _turned(comparison(report, baseline.name, arm.name, "latency", batch))
+    before, after = baseline.best_latency(batch), arm.best_latency(batch)
+    if compared or before is None or after is None:
+        return compared
+    return Gain(before.median_ms / after.median_ms)
+
+
+def size_gain(report: Report, arm: Arm) -> Gain | None:
+    """How many times smaller an arm's file is; None for the baseline itself."""
+    baseline = find_arm(report, report.baseline)
+    if baseline is None or arm.name == baseline.name:
+        return None
+    compared = _turned(comparison(report, baseline.name, arm.name, "size"))
+    if compared or not arm.size_bytes:
+        return compared
+    return Gain(baseline.size_bytes / arm.size_bytes)
+
+
+def quality_drop(report: Report, arm: Arm) -> Comparison | None:
+    """The paired comparison of an arm's quality with the baseline's, where it has a difference."""
+    found = comparison(report, report.baseline, arm.name, "quality")
+    return found if found and found.difference is not None else None
+
+
+def architecture_latency(report: Report, arm: Arm, batch: int) -> float | None:
+    """An arm's median in ms; a control's own, or that of the arm whose architecture it shares."""
+    point = arm.best_latency(batch)
+    original = find_arm(report, arm.control_of)
+    if point is None and original is not None:
+        point = original.best_latency(batch)
+    return point.median_ms if point else None
+
+
+def _turned(found: Comparison | None) -> Gain | None:
+    if found is None or found.ratio is None or found.ratio <= 0:
+        return None
+    bounds = found.interval
+    turned = (1 / bounds[1], 1 / bounds[0]) if bounds and bounds[0] > 0 else None
+    return Gain(1 / found.ratio, turned, found.verdict)

@@ -1,0 +1,243 @@
+"""What a report says: the one canonical form from which every page is rendered.
+
+`report.schema.json` beside this file is generated from these classes (a test compares them). Later
+versions add fields and never rename or remove one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compress.errors import InputError
+
+SCHEMA_VERSION = 1
+
+Interval = tuple[float, float]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Quality(_Record):
+    """How right an arm is on one split.
+
+    Attributes:
+        metric: name of the metric, such as "accuracy".
+        value: mean over the samples, in the metric's own unit (accuracy: 0 to 1).
+        n: samples.
+        interval: 95 % confidence interval of `value`.
+        higher_is_better: False for losses and errors.
+        details: further metrics of the same samples, such as "macro_f1" and "loss".
+    """
+
+    metric: str
+    value: float
+    n: int = Field(ge=1)
+    interval: Interval
+    higher_is_better: bool
+    details: dict[str, float] = {}
+
+
+class Latency(_Record):
+    """Time of one call at one batch size and thread count.
+
+    Attributes:
+        batch: samples a call.
+        threads: intra-op threads of the runtime.
+        median_ms: median over workers of each worker's median, in milliseconds.
+        p90_ms: 90th percentile of all timed blocks; None where n is too small for one (29).
+        n: timed calls in all workers together.
+        throughput: samples a second at `median_ms`.
+        best: whether this is the arm's fastest thread count at this batch size.
+        workers_ms: each worker's median, in milliseconds.
+    """
+
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    median_ms: float = Field(gt=0)
+    p90_ms: float | None
+    n: int = Field(ge=1)
+    throughput: float = Field(gt=0)
+    best: bool
+    workers_ms: list[float]
+
+
+class Arm(_Record):
+    """One model on one runtime and device.
+
+    Attributes:
+        name: the stage's folder or the name the caller gave.
+        kind: kind of the stage that made it ("train", "prune", …) or "file".
+        parent: name of the arm it was made from; None for a root.
+        file: path of the ONNX file, relative to the report.
+        precision: of most of the computing operators: "fp32", "int8 (static)", "int8 (dynamic)" or
+            "fp32, int8 weights".
+        parameters: weights of the torch model; None where only an ONNX file is known.
+        macs: multiply-accumulates of one sample; None where unknown.
+        size_bytes: size of the ONNX file.
+        operators: for each operator type that computes, how many nodes run in which precision.
+        quality: on the test split, reported and never chosen on; None without data.
+        validation: on the validation split, where every choice is made.
+        latency: one entry for each batch size and thread count.
+        peak_memory_bytes: peak resident memory that loading and running adds to a bare process.
+        control_of: for a model trained without a teacher, the arm whose architecture it shares.
+        seconds: wall time of the stage, in seconds.
+    """
+
+    name: str
+    kind: str
+    parent: str | None = None
+    file: str
+    runtime: str
+    device: str
+    precision: str
+    parameters: int | None = None
+    macs: int | None = None
+    size_bytes: int
+    operators: dict[str, dict[str, int]] = {}
+    quality: Quality | None = None
+    validation: Quality | None = None
+    latency: list[Latency] = []
+    peak_memory_bytes: int | None = None
+    control_of: str | None = None
+    seconds: float | None = None
+
+    def best_latency(self, batch: int) -> Latency | None:
+        """The fastest thread count at one batch size, or None where it was not measured."""
+        points = [point for point in self.latency if point.batch == batch]
+        return min(points, key=lambda point: point.median_ms, default=None)
+
+
+class Comparison(_Record):
+    """One arm against another, on the same samples or in the same interleaved run.
+
+    Attributes:
+        what: "latency", "quality", "size", "parameters" or "macs".
+        batch: samples a call, for "latency" only.
+        ratio: candidate / baseline; for latency the Hodges-Lehmann estimate over workers.
+        difference: for "quality" how much worse the candidate is, in the metric's unit: positive is
+            a drop, whichever way the metric points.
+        interval: 95 % interval of `ratio` or `difference`; None where the figure is exact.
+        n: samples or workers behind the interval.
+        verdict: what the figures allow to say; "exact" figures are improved, ok or regressed.
+    """
+
+    baseline: str
+    candidate: str
+    what: Literal["latency", "quality", "size", "parameters", "macs"]
+    batch: int | None = None
+    ratio: float | None = None
+    difference: float | None = None
+    interval: Interval | None = None
+    n: int | None = None
+    verdict: Literal["ok", "improved", "regressed", "inconclusive"]
+
+
+class Candidate(_Record):
+    """One of the models that a stage built, measured and kept or refused.
+
+    Attributes:
+        stage: the stage that built it.
+        name: the technique and its setting, such as "static-u8s8".
+        kept: whether the stage kept it.
+        reason: why it was kept or refused, in one line.
+        drop: quality lost on the validation split against the recipe's baseline.
+        latency_ratio: latency / latency of the stage's input, the geometric mean over batch sizes.
+        size_bytes: size of the ONNX file; None where it could not be built.
+    """
+
+    stage: str
+    name: str
+    kept: bool
+    reason: str
+    drop: float | None = None
+    latency_ratio: float | None = None
+    size_bytes: int | None = None
+
+
+class Budget(_Record):
+    """What the user allowed, and whether it was kept.
+
+    Attributes:
+        max_drop: largest allowed drop of the task's metric, in its unit.
+        minimise: what the final model is chosen by, among those within the budget.
+        status: "proven" (the test interval lies inside), "met" (only the estimate does), "missed".
+        explanation: one sentence for a person, with the figures.
+    """
+
+    max_drop: float
+    minimise: Literal["latency", "size"]
+    status: Literal["proven", "met", "missed"]
+    explanation: str
+
+
+class Report(_Record):
+    """Everything that was measured in one run.
+
+    Attributes:
+        created: ISO 8601 time, UTC.
+        command: what repeats the run.
+        title: first line of the pages.
+        machine: what the figures were taken on; None for what the machine does not tell.
+        recipe: the recipe as resolved, overrides applied.
+        recipe_hash: SHA-256 of `recipe`.
+        baseline, final: names of arms.
+        measurement: how latencies were taken: workers, rounds, threads, spinning, control.
+        notes: what a reader has to know beside the figures.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    tool_version: str
+    created: str
+    command: str
+    title: str
+    machine: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_hash: str
+    baseline: str
+    final: str | None = None
+    budget: Budget | None = None
+    arms: list[Arm]
+    comparisons: list[Comparison] = []
+    candidates: list[Candidate] = []
+    measurement: dict[str, Any] = {}
+    notes: list[str] = []
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name; KeyError where there is none."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise KeyError(name)
+
+    def comparison(self, candidate: str, what: str, batch: int | None = None) -> Comparison | None:
+        """The comparison of one arm with the report's baseline, or None where there is none."""
+        for entry in self.comparisons:
+            if (entry.candidate, entry.what, entry.batch) == (candidate, what, batch):
+                return entry
+        return None
+
+
+def load_report(path: Path) -> Report:
+    """Read a `report.json`.
+
+    Raises:
+        InputError: the file is missing, no JSON, of another schema version, or has other fields.
+    """
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); expected a report.json."
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(
+            f"{path}: not a report of schema version {SCHEMA_VERSION}: {place}: {first['msg']}. "
+            "Make it again with `compress run` or `compress bench`."
+        ) from None

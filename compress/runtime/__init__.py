@@ -1,0 +1,1 @@
+"""Runtimes behind one small interface; today onnxruntime on cpu and cuda."""

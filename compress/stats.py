@@ -1,0 +1,126 @@
+"""Intervals and tests for what is measured. Numbers in, numbers out; no files, no clocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import optimize, stats
+
+Interval = tuple[float, float]
+
+
+def wilson_interval(hits: int, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion (Wilson, 1927), by scipy."""
+    interval = stats.binomtest(hits, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(scores: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
+    """Student's t interval of a mean; for scores that are only 0 or 1 Wilson's.
+
+    Args:
+        scores: (n,), one a sample, finite.
+    """
+    values = np.asarray(scores, dtype=float)
+    if np.isin(values, (0.0, 1.0)).all():
+        return wilson_interval(int(values.sum()), len(values), confidence)
+    if len(values) < 2:
+        return -math.inf, math.inf
+    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def tango_interval(worse: int, better: int, n: int, confidence: float = 0.95) -> Interval:
+    """Score interval of a paired difference of proportions (Tango, 1998, doi:10.1002/(SICI)1097-0258).
+
+    Args:
+        worse: samples that the baseline got right and the candidate wrong.
+        better: the reverse.
+        n: all samples.
+
+    Returns:
+        Bounds of (worse - better) / n, the drop from baseline to candidate.
+    """
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+
+    def score(drop: float) -> float:
+        quadratic, linear = 2 * n, -worse - better + (2 * n - worse + better) * drop
+        constant = -better * drop * (1 - drop)
+        root = math.sqrt(max(0.0, linear**2 - 4 * quadratic * constant))
+        nuisance = (root - linear) / (2 * quadratic)
+        variance = n * (2 * nuisance + drop * (1 - drop))
+        return (worse - better - n * drop) / math.sqrt(max(variance, 1e-300))
+
+    estimate = (worse - better) / n
+    edge = 1 - 1e-12
+    low = _root(lambda drop: score(drop) - z, -edge, estimate, fallback=-1.0)
+    high = _root(lambda drop: score(drop) + z, estimate, edge, fallback=1.0)
+    return low, high
+
+
+def _root(function: object, low: float, high: float, fallback: float) -> float:
+    assert callable(function)
+    if low >= high or function(low) * function(high) > 0:
+        return fallback
+    return float(optimize.brentq(function, low, high, xtol=1e-10))
+
+
+def paired_drop(
+    baseline: np.ndarray, candidate: np.ndarray, higher_is_better: bool, confidence: float = 0.95
+) -> tuple[float, Interval]:
+    """How much worse the candidate is on the same samples, with its interval.
+
+    Args:
+        baseline, candidate: (n,), one score a sample.
+
+    Returns:
+        The mean drop (positive is worse, whichever way the metric points) and Tango's interval for
+        scores of 0 and 1, Student's t interval of the differences otherwise.
+    """
+    drop = (baseline - candidate) if higher_is_better else (candidate - baseline)
+    if np.isin(np.concatenate([baseline, candidate]), (0.0, 1.0)).all():
+        worse, better = int((drop > 0).sum()), int((drop < 0).sum())
+        return float(drop.mean()), tango_interval(worse, better, len(drop), confidence)
+    return float(drop.mean()), mean_interval(drop, confidence)
+
+
+def samples_for_proof(discordance: float, margin: float) -> int:
+    """Samples at which a true drop of zero is proven to be below the margin 9 times out of 10.
+
+    Args:
+        discordance: share of samples on which just one of the two models is right.
+        margin: the allowed drop.
+    """
+    return math.ceil(8.57 * discordance / margin**2)
+
+
+def ratio_interval(ratios: Sequence[float], confidence: float = 0.95) -> tuple[float, Interval]:
+    """Hodges-Lehmann estimate of a ratio and its Walsh-average interval (Hodges & Lehmann, 1963).
+
+    Args:
+        ratios: one a worker, positive; replicates that are independent of each other.
+
+    Returns:
+        The estimate and the exact signed-rank interval; (0, inf) where there are too few workers
+        for that confidence (fewer than 6 at 95 %).
+    """
+    logs = np.log(np.asarray(ratios, dtype=float))
+    first, second = np.triu_indices(len(logs))
+    walsh = np.sort((logs[first] + logs[second]) / 2)
+    estimate = float(np.exp(np.median(walsh)))
+    cut = _signed_rank_cut(len(logs), (1 - confidence) / 2)
+    if cut < 0:
+        return estimate, (0.0, math.inf)
+    return estimate, (float(np.exp(walsh[cut])), float(np.exp(walsh[-1 - cut])))
+
+
+def _signed_rank_cut(n: int, tail: float) -> int:
+    """Largest k with P(T <= k) <= tail for the signed-rank statistic of n values, or -1."""
+    counts = np.zeros(n * (n + 1) // 2 + 1)
+    counts[0] = 1
+    for rank in range(1, n + 1):
+        counts[rank:] = counts[rank:] + counts[:-rank]
+    below = np.cumsum(counts) / 2.0**n
+    return int(np.searchsorted(below, tail, side="right")) - 1

@@ -1,0 +1,61 @@
+"""How a model is fitted to data; shared by training, recovery after pruning, and distillation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FitConfig(BaseModel):
+    """Settings of the training loop.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: samples a step.
+        optimizer: "sgd" is with Nesterov momentum; "adamw" decouples weight decay from the gradient.
+        learning_rate: the largest of the schedule.
+        momentum: of SGD and RMSprop; the first beta of Adam and AdamW.
+        weight_decay: on matrices and kernels; biases and normalization are never decayed.
+        schedule: "one_cycle" (Smith & Topin, 2018, arXiv:1708.07120), "cosine" to zero behind a
+            linear warm-up (Loshchilov & Hutter, 2017, arXiv:1608.03983), or "constant".
+        warmup: share of all steps in which the learning rate rises.
+        label_smoothing: probability spread over the wrong classes (Szegedy et al., 2016,
+            arXiv:1512.00567).
+        clip_norm: the gradient is scaled down to this norm; 0 for never.
+        patience: epochs without a better validation metric until training stops and the best
+            weights come back; 0 trains to the end and keeps the last weights.
+        augment: whether the task's random changes are applied to training batches.
+        precision: "bf16" runs forward and backward under autocast; "auto" measures fp32 and bf16,
+            each with and without channels-last memory, on this model and takes the fastest, fp32
+            unless another is at least 1.3 × faster.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 15
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    optimizer: Literal["sgd", "adamw", "adam", "rmsprop"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    patience: Annotated[int, Field(ge=0)] = 0
+    augment: bool = True
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class TrainConfig(FitConfig):
+    """Training from random initialisation on labels.
+
+    Attributes:
+        like: the stage whose architecture is trained, as a control for it; the recipe's model
+            otherwise.
+        folds: folds of a cross-validation on the training split that runs before; 0 for none.
+    """
+
+    like: str | None = None
+    folds: Annotated[int, Field(ge=0, le=50)] = 0
