@@ -48,7 +48,9 @@ REFERENCES: dict[str, Reference] = {
     "cnn-small": Reference(
         "resnet", {"widths": (16, 32), "blocks": 2}, "ResNet-10, two stages, 49 k parameters"
     ),
-    "cnn-tiny": Reference("strided", {}, "two strided convolutions, 13 k parameters"),
+    "cnn-tiny": Reference(
+        "strided", {}, "three convolutions, the first two strided, 20 k parameters"
+    ),
     "lenet": Reference(
         "lenet", {}, "LeNet-5: two convolutions, three linear layers, 62 k parameters"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,8 @@ def measurement(config: BenchConfig, measured: Measured, device: str) -> dict[st
         name = next(arm for arm in first if arm != CONTROL)
         for batch in config.batch:
             ratio, interval, _ = measured.ratio(name, CONTROL, batch)
-            facts[f"control_batch_{batch}"] = [round(value, 4) for value in (ratio, *interval)]
+            known = [ratio] if math.isinf(interval[1]) else [ratio, *interval]
+            facts[f"control_batch_{batch}"] = [round(value, 4) for value in known]
     return facts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from compress.pruning.config import PruneConfig
 from compress.training.batches import LabelledBatches
 from compress.training.loop import epoch_seed
 
-#: A layer keeps at least this share of its channels, so that none becomes a bottleneck of one.
-LEAST_LEFT = 0.05
+#: Halvings of the share of channels; beyond 2^-12 no reference model has another channel to lose.
+BISECTIONS = 12
 
 
 def prune(
@@ -34,7 +35,7 @@ def prune(
         every layer that changed.
 
     Raises:
-        InputError: a layer name that does not exist, or a MACs target below what can be reached.
+        InputError: a layer name that does not exist, or a target out of reach.
         NoEffect: nothing could be removed.
     """
     sample = task.train.inputs[:2]
@@ -44,11 +45,7 @@ def prune(
     ignored = _ignored_layers(whole, sample, config)
     if config.importance == "taylor":
         _accumulate_gradients(whole, task, config, seed)
-    if config.ratio is not None:
-        pruned = _prune_once(whole, sample, config, config.ratio, ignored)
-    else:
-        assert config.macs is not None
-        pruned = _prune_to_macs(whole, sample, config, config.macs * macs, ignored)
+    pruned = _reach_target(whole, sample, config, macs, ignored)
     pruned.zero_grad(set_to_none=True)
     evidence = _evidence(model, pruned, sample, macs)
     if evidence["parameters"][0] == evidence["parameters"][1]:
@@ -102,57 +99,97 @@ def _accumulate_gradients(model: nn.Module, task: Task, config: PruneConfig, see
         F.cross_entropy(model(batch.inputs), batch.targets).backward()  # type: ignore[no-untyped-call]
 
 
-def _prune_once(
-    whole: nn.Module, sample: Tensor, config: PruneConfig, ratio: float, ignored: list[nn.Module]
+def _reach_target(
+    whole: nn.Module, sample: Tensor, config: PruneConfig, macs: int, ignored: list[nn.Module]
 ) -> nn.Module:
-    """A copy of `whole` without `ratio` of its channels, the least important ones of all layers."""
+    """The largest model that meets the target, by bisection on the share of channels in question.
+
+    Raises:
+        InputError: even the smallest model is too large.
+    """
+
+    def meets(model: nn.Module, channels: tuple[int, int]) -> bool:
+        if config.macs is not None:
+            return count_macs(model, (sample,)) <= config.macs * macs
+        assert config.ratio is not None
+        before, after = channels
+        return before - after >= config.ratio * before - 1e-9
+
+    smallest, channels = _prune_once(whole, sample, config, 1.0, ignored)
+    if not meets(smallest, channels):
+        share = count_macs(smallest, (sample,)) / macs
+        raise InputError(
+            f"the target is out of reach: with round_to={config.round_to} the smallest model keeps "
+            f"{channels[1]} of {channels[0]} prunable channels and {share:.3f} of the "
+            "multiply-accumulates. Ask for less, lower round_to, or set strides."
+        )
+    low, high, found = 0.0, 1.0, smallest
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        model, channels = _prune_once(whole, sample, config, middle, ignored)
+        if meets(model, channels):
+            high, found = middle, model
+        else:
+            low = middle
+    return found
+
+
+def _prune_once(
+    whole: nn.Module, sample: Tensor, config: PruneConfig, share: float, ignored: list[nn.Module]
+) -> tuple[nn.Module, tuple[int, int]]:
+    """A copy of `whole` without its least important channels, and how many there were and are.
+
+    The `share` least important channels of all groups together are in question. Of each group as
+    many go as leave a multiple of `round_to`, and at least one such block always stays, so a larger
+    share never gives a larger model. (torch-pruning's own pruner leaves a group whole, in silence,
+    where rounding would empty it.)
+    """
     memo: dict[int, Any] = {}
     model = copy.deepcopy(whole, memo)
     for original, duplicate in zip(whole.parameters(), model.parameters(), strict=True):
         duplicate.grad = None if original.grad is None else original.grad.clone()
+    graph = tp.DependencyGraph().build_dependency(model, example_inputs=sample)
     taylor = config.importance == "taylor"
-    pruner = tp.pruner.BasePruner(
-        model,
-        sample,
-        importance=tp.importance.GroupTaylorImportance()
+    importance = (
+        tp.importance.GroupTaylorImportance()
         if taylor
-        else tp.importance.GroupMagnitudeImportance(p=2),
-        global_pruning=True,
-        pruning_ratio=ratio,
-        max_pruning_ratio=1 - LEAST_LEFT,
-        round_to=config.round_to,
-        ignored_layers=[memo[id(layer)] for layer in ignored],
+        else tp.importance.GroupMagnitudeImportance()
     )
-    pruner.step()
+    kinds = [nn.modules.conv._ConvNd, nn.Linear]
+    groups = list(
+        graph.get_all_groups([memo[id(layer)] for layer in ignored], root_module_types=kinds)
+    )
+    scores = [importance(group).detach() for group in groups]
+    if not scores:
+        return model, (0, 0)
+    ranked = torch.cat(scores).sort().values
+    threshold = ranked[min(len(ranked) - 1, int(share * len(ranked)))]
+    before = after = 0
+    for group, score in zip(groups, scores, strict=True):
+        kept = _kept(int((score > threshold).sum()), len(score), config.round_to)
+        before, after = before + len(score), after + kept
+        if kept < len(score):
+            least = score.argsort()[: len(score) - kept].tolist()
+            layer, prune_channels = group[0].dep.target.module, group[0].dep.handler
+            graph.get_pruning_group(layer, prune_channels, least).prune()
+    _check_outputs(model, whole, sample)
+    return model, (before, after)
+
+
+def _kept(important: int, channels: int, round_to: int) -> int:
+    """Channels that stay: the important ones, rounded up to whole blocks, at least one block."""
+    blocks = max(1, math.ceil(important / round_to))
+    return min(channels, blocks * round_to)
+
+
+def _check_outputs(pruned: nn.Module, whole: nn.Module, sample: Tensor) -> None:
     with torch.inference_mode():
-        outputs = model.eval()(sample)
-        if outputs.shape != whole(sample).shape:
-            raise InputError(
-                f"pruning changed the model's output to {tuple(outputs.shape)}; "
-                "name the layer that makes the output in `keep`."
-            )
-    return model
-
-
-def _prune_to_macs(
-    whole: nn.Module, sample: Tensor, config: PruneConfig, target: float, ignored: list[nn.Module]
-) -> nn.Module:
-    """The model with the most MACs not above `target` that bisection on the ratio finds."""
-    low, high, found = 0.0, 1.0, None
-    for _ in range(10):
-        ratio = (low + high) / 2
-        model = _prune_once(whole, sample, config, ratio, ignored)
-        if count_macs(model, (sample,)) > target:
-            low = ratio
-        else:
-            high, found = ratio, model
-    if found is None:
-        least = count_macs(_prune_once(whole, sample, config, 0.999, ignored), (sample,))
+        found, expected = pruned.eval()(sample).shape, whole(sample).shape
+    if found != expected:
         raise InputError(
-            f"macs: a target of {target:,.0f} multiply-accumulates is out of reach; with "
-            f"round_to={config.round_to} the least is {least:,}. Raise macs, or lower round_to."
+            f"pruning changed the model's output from {tuple(expected)} to {tuple(found)}; "
+            "name the layer that makes the output in `keep`."
         )
-    return found
 
 
 def _evidence(model: nn.Module, pruned: nn.Module, sample: Tensor, macs: int) -> dict[str, Any]:

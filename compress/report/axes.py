@@ -6,6 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+#: First digits of the ticks within a decade, from coarse to fine.
+_LEADS = (
+    (1.0,),
+    (1.0, 3.0),
+    (1.0, 2.0, 5.0),
+    (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
+    tuple(tenth / 10 for tenth in range(10, 100)),
+)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -35,18 +44,23 @@ def linear_axis(values: Sequence[float], start: float, end: float, most: int = 6
     return Axis(low, high, start, end, tuple(index * step for index in range(first, last + 1)))
 
 
-def log_axis(values: Sequence[float], start: float, end: float, margin: float = 1.6) -> Axis:
+def log_axis(
+    values: Sequence[float], start: float, end: float, *, margin: float = 1.6, most: int = 9
+) -> Axis:
     """A logarithmic axis around positive values, `margin` times wider at either side."""
     low, high = min(values) / margin, max(values) * margin
-    return Axis(low, high, start, end, log_ticks(low, high), logarithmic=True)
+    return Axis(low, high, start, end, log_ticks(low, high, most), logarithmic=True)
 
 
 def log_ticks(low: float, high: float, most: int = 9) -> tuple[float, ...]:
-    """Round values between two positive ones: as many of each decade as fit into `most`."""
+    """Round values between two positive ones: the finest grid of which `most` at most fit."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    grids: list[tuple[range, tuple[float, ...]]] = []
+    grids += [(decades[::stride], (1.0,)) for stride in (4, 3, 2)]
+    grids += [(decades, leads) for leads in _LEADS]
     best: tuple[float, ...] = ()
-    for leads in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), (1, 1.1, 1.2, 1.3, 1.4)):
-        found = tuple(lead * 10.0**decade for decade in decades for lead in leads)
+    for steps, leads in grids:
+        found = (lead * 10.0**decade for decade in steps for lead in leads)
         ticks = tuple(tick for tick in found if low <= tick <= high)
         if len(best) < len(ticks) <= most:
             best = ticks

@@ -34,18 +34,24 @@ def speed_axis(branches: Sequence[Branch]) -> Axis | None:
 
 
 def step_bar(step: Step, axis: Axis) -> Markup:
-    """Pale up to what the stage came in with, strong for what it gave, hatched for what it took."""
+    """Pale up to what the stage came in with, strong for what it gave, dashed for what it took."""
     canvas = _canvas(f"{times(step.after, trim=True)} the baseline's speed")
     for tick in axis.ticks:
         _rule(canvas, "grid", axis(tick))
     if step.after is not None:
-        kept = min(step.before, step.after)
-        _span(canvas, "inherited", axis(min(1.0, kept)), axis(max(1.0, kept)))
+        _span(canvas, "inherited", axis(1.0), axis(_kept(step.before, step.after)))
         look = "given" if step.after >= step.before else "taken"
         _span(canvas, look, axis(step.before), axis(step.after))
         _rule(canvas, "end", axis(step.after))
     _rule(canvas, "origin", axis(1.0))
     return markup(canvas)
+
+
+def _kept(before: float, after: float) -> float:
+    """How far from 1 × the part reaches that the step left as it was."""
+    if before >= 1:
+        return max(1.0, min(before, after))
+    return min(1.0, max(before, after))
 
 
 def speed_scale(axis: Axis) -> Markup:

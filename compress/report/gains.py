@@ -25,14 +25,17 @@ class Gain:
     @property
     def clear(self) -> bool:
         """Whether the figures show a change at all."""
+        if self.verdict == "inconclusive":
+            return False
         return self.interval is None or not self.interval[0] <= 1 <= self.interval[1]
 
     def phrase(self, better: str, worse: str) -> str:
-        """Such as "16.5 × faster" or "1.2 × slower"; says so where nothing changed clearly."""
-        if not self.clear:
-            return f"not clearly {better} or {worse}"
+        """Such as "16.5 × faster" or "1.2 × slower"; says so where the figures do not tell."""
         factor = max(self.factor, 1 / self.factor)
-        return f"{times(factor, trim=True)} {better if self.factor >= 1 else worse}"
+        if number(factor) == "1.00" and self.clear:
+            return f"neither {better} nor {worse}"
+        text = f"{times(factor, trim=True)} {better if self.factor >= 1 else worse}"
+        return text if self.clear else f"{text} (inconclusive)"
 
     def bounds(self) -> str:
         """The interval as text, or an empty string."""

@@ -71,7 +71,8 @@ def accuracy_against_latency(report: Report, width: Width) -> Markup:
         return Markup("")
     across, down = _SIZES[width]
     frame = Box(58, 14, across - 14, down - 50)
-    x_axis = log_axis([point.latency for point in points], frame.left, frame.right)
+    most = 9 if width == "wide" else 6
+    x_axis = log_axis([point.latency for point in points], frame.left, frame.right, most=most)
     limits = [bound for point in points for bound in (*point.quality.interval, point.quality.value)]
     y_axis = linear_axis(limits, frame.bottom, frame.top)
     points = _apart([_placed(point, x_axis, y_axis) for point in points])

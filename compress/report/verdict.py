@@ -101,7 +101,7 @@ def _speed_clauses(report: Report, final: Arm) -> list[str]:
         if gain is None:
             continue
         phrase = gain.phrase("faster", "slower")
-        word = phrase.rpartition(" × ")[2] if gain.clear else ""
+        word = phrase.rpartition(" × ")[2] if " × " in phrase and gain.clear else ""
         if word and word == said:
             phrase = phrase.removesuffix(f" {word}")
         clauses.append(f"{phrase} at batch {batch}")

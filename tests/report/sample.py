@@ -168,18 +168,16 @@ def _candidates() -> list[Candidate]:
             29_100,
         ),
     ]
-    return [
-        Candidate(
-            stage=stage,
-            name=name,
-            kept=kept,
-            reason=reason,
-            drop=drop,
-            latency_ratio=ratio,
-            size_bytes=size,
-        )
-        for stage, name, kept, reason, drop, ratio, size in rows
-    ]
+    fields = ("stage", "name", "kept", "reason", "drop", "latency_ratio", "size_bytes")
+    return [Candidate.model_validate(dict(zip(fields, row, strict=True))) for row in rows]
+
+
+_RECIPE = {
+    "task": "mnist",
+    "model": "cnn",
+    "budget": {"max_drop": 0.005, "minimise": "latency"},
+    "stages": [{"train": {"epochs": 15}}, {"prune": {"macs": 0.4}}],
+}
 
 
 def sample_report() -> Report:
@@ -198,12 +196,7 @@ def sample_report() -> Report:
             "governor": None,
             "versions": {"onnxruntime": "1.23.2", "torch": "2.9.1"},
         },
-        recipe={
-            "task": "mnist",
-            "model": "cnn",
-            "budget": {"max_drop": 0.005, "minimise": "latency"},
-            "stages": [{"train": {"epochs": 15}}, {"prune": {"macs": 0.4}}],
-        },
+        recipe=_RECIPE,
         recipe_hash="9f2c" * 16,
         baseline="1-train",
         final="5-student",

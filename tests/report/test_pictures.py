@@ -1,0 +1,134 @@
+"""The pictures: what they draw, that nothing overlaps, and that odd input does not break them."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sample import latency, quality, sample_report
+
+from compress.report import render_html
+from compress.report.axes import linear_axis, log_axis
+from compress.report.branches import branch_steps
+from compress.report.labels import Box, place_labels
+from compress.report.pictures import accuracy_against_latency, pareto_front, picture_points
+
+
+def test_teacher_gain_takes_the_paired_comparison_either_way_round() -> None:
+    report = sample_report()
+    pair = {"baseline": "5-student", "candidate": "7-student-alone", "difference": 0.012}
+    entry = report.comparisons[0].model_copy(update=pair | {"interval": (0.004, 0.02)})
+    stories = []
+    for turned in (False, True):
+        if turned:
+            swap: dict[str, object] = {"baseline": entry.candidate, "candidate": entry.baseline}
+            swap |= {"difference": -0.012, "interval": (-0.02, -0.004)}
+            entry = entry.model_copy(update=swap)
+        paired = report.model_copy(update={"comparisons": [*report.comparisons, entry]})
+        stories += [step.kind for branch in branch_steps(paired) for step in branch.steps]
+    assert sum("the teacher gave 1.2 points [0.4, 2.0]" in story for story in stories) == 2
+
+
+def test_control_characters_do_not_break_the_picture() -> None:
+    report = sample_report()
+    arm = report.arms[1].model_copy(update={"name": "a\x00b\x1bc"})
+    spoilt = report.model_copy(update={"arms": [report.arms[0], arm, *report.arms[2:]]})
+    texts = [
+        text.text for text in ET.fromstring(accuracy_against_latency(spoilt, "wide")).iter("text")
+    ]
+    assert "abc" in texts
+
+
+def test_front_holds_what_none_beats_and_no_control() -> None:
+    points = picture_points(sample_report())
+    front = [point.name for point in pareto_front(points)]
+    assert front == ["5-student", "3-distill", "1-train"]
+    control = next(point for point in points if point.name == "7-student-alone")
+    assert (control.latency, control.role) == (0.0092, "control")
+
+
+def test_branches_run_from_the_root_to_every_leaf_with_controls_beside() -> None:
+    names = [[step.name for step in branch.steps] for branch in branch_steps(sample_report())]
+    assert names == [
+        ["1-train", "2-prune", "3-distill", "8-pruned-alone", "4-quantize"],
+        ["1-train", "5-student", "7-student-alone", "6-student-int8"],
+    ]
+    quantize = branch_steps(sample_report())[0].steps[-1]
+    assert quantize.before == pytest.approx(0.634 / 0.329)
+    assert quantize.after == pytest.approx(0.634 / 0.142)
+
+
+def test_a_cycle_of_parents_ends() -> None:
+    report = sample_report()
+    first = report.arms[0].model_copy(update={"parent": "4-quantize"})
+    arms = [first, *report.arms[1:4]]
+    leaf = report.arms[4].model_copy(update={"parent": "4-quantize"})
+    looped = report.model_copy(update={"arms": [*arms, leaf], "final": None})
+    (branch,) = branch_steps(looped)
+    assert [step.name for step in branch.steps if not step.control][-1] == "5-student"
+
+
+def _boxes(picture: str) -> list[Box]:
+    labels = [
+        text for text in ET.fromstring(picture).iter("text") if "label" in text.get("class", "")
+    ]
+    boxes = []
+    for label in labels:
+        x, y, half = float(label.get("x", 0)), float(label.get("y", 0)), 3.4 * len(label.text or "")
+        boxes.append(Box(x - half, y - 11, x + half, y + 3))
+    return boxes
+
+
+@pytest.mark.parametrize("width", ["wide", "narrow"])
+def test_labels_of_the_sample_neither_overlap_nor_leave_the_picture(width: str) -> None:
+    picture = accuracy_against_latency(sample_report(), "wide" if width == "wide" else "narrow")
+    boxes = _boxes(picture)
+    assert len(boxes) == 9
+    across, down = map(float, ET.fromstring(picture).get("viewBox", "").split()[2:])
+    for place, box in enumerate(boxes):
+        assert box.inside(Box(0, 0, across, down))
+        assert all(box.overlap(other) == 0 for other in boxes[place + 1 :])
+
+
+@given(
+    st.lists(st.tuples(st.floats(60, 500), st.floats(60, 300)), min_size=1, max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_placed_labels_never_overlap(places: list[tuple[float, float]]) -> None:
+    frame = Box(0, 0, 560, 360)
+    labels = place_labels([(x, y, "A") for x, y in places], [], frame, 12)
+    for place, label in enumerate(labels):
+        assert label.box.inside(frame)
+        assert all(label.box.overlap(other.box) == 0 for other in labels[place + 1 :])
+
+
+@given(st.lists(st.floats(1e-4, 1e5), min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_axes_hold_their_values_and_have_ticks(values: list[float]) -> None:
+    for axis in (linear_axis(values, 0, 100), log_axis(values, 0, 100)):
+        assert all(0 <= axis(value) <= 100 for value in values)
+        assert all(0 <= axis(tick) <= 100.000001 for tick in axis.ticks)
+        assert 2 <= len(axis.ticks) <= 12
+
+
+def test_many_arms_carry_keys_with_a_legend() -> None:
+    report = sample_report()
+    arms = [
+        report.arms[0].model_copy(
+            update={
+                "name": f"arm-{place}",
+                "latency": latency(0.1 * 1.2**place, 2.0),
+                "quality": quality(0.95 + 0.001 * place, 0.94, 0.99),
+            }
+        )
+        for place in range(30)
+    ]
+    page = render_html(
+        report.model_copy(
+            update={"arms": arms, "baseline": "arm-0", "final": None, "comparisons": []}
+        )
+    )
+    assert "<b>AD</b> arm-29" in page
+    assert '<ul class="legend" aria-label="Arms by key">' in page
