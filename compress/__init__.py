@@ -30,7 +30,16 @@ _HOMES = {
     "run": "compress.pipeline",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "Artifact",
+    "CompressError",
+    "Recipe",
+    "Report",
+    "__version__",
+    "load_recipe",
+    "load_report",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

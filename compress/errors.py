@@ -4,14 +4,14 @@
     ├── InputError              2   wrong use or bad input: the caller can mend it
     │   ├── UnknownName             a name that is not in a registry
     │   ├── RecipeError             all errors of a recipe at once
-    │   ├── ArtifactError           an artifact folder or card that is missing, corrupt or does not fit
+    │   ├── ArtifactError           an artifact or card that is missing, corrupt or does not fit
     │   ├── ModelFileError          an ONNX file that does not load or does not fit
     │   ├── ShapeMismatch           two models, or a model and its data, that do not fit each other
     │   └── DeviceUnavailable       a device that this machine does not have
     ├── OutputError             2   the output folder cannot be written
     ├── NoEffect                1   a stage that changed nothing
     ├── TrainingDiverged        1   the loss is no longer a number
-    ├── ExportMismatch          1   the exported model does not compute what the torch model computes
+    ├── ExportMismatch          1   the exported model does not compute what torch computes
     └── WorkerFailed            1   a measuring process died or hung
 
 A message says what was found, what was expected, where, and what to do, in one line.
@@ -48,9 +48,8 @@ class UnknownName(InputError):
     def __init__(self, kind: str, name: object, known: Iterable[str], place: str = "") -> None:
         names = sorted(known)
         prefix = f"{place}: " if place else ""
-        super().__init__(
-            f"{prefix}No {kind} named '{name}'. Known: {', '.join(names)}.{suggest(str(name), names)}"
-        )
+        hint = suggest(str(name), names)
+        super().__init__(f"{prefix}No {kind} named '{name}'. Known: {', '.join(names)}.{hint}")
 
 
 class RecipeError(InputError):

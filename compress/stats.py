@@ -33,7 +33,7 @@ def mean_interval(scores: Sequence[float] | np.ndarray, confidence: float = 0.95
 
 
 def tango_interval(worse: int, better: int, n: int, confidence: float = 0.95) -> Interval:
-    """Score interval of a paired difference of proportions (Tango, 1998, doi:10.1002/(SICI)1097-0258).
+    """Score interval of a paired difference of proportions (Tango, 1998, Statistics in Medicine).
 
     Args:
         worse: samples that the baseline got right and the candidate wrong.

@@ -12,20 +12,20 @@ from compress.errors import CompressError
 
 app = typer.Typer(
     name="compress",
-    help="Make a trained model small and fast, prove that it still answers right, keep it so in CI.",
+    help="Make trained models small and fast, prove that they still answer right.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 budget missed or a stage without effect, 2 wrong use or bad input.",
+    epilog="Exit codes: 0 done, 1 budget missed or a stage without effect, 2 wrong use, bad input.",
 )
 for module in (run_commands, stage_commands, inspect_commands):
     module.register(app)
 
 
 def main() -> None:
-    """Entry point: run a command; an error on purpose is one line on stderr, with `--debug` more."""
+    """Entry point; an error on purpose is one line on stderr, a traceback only with `--debug`."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments or bool(os.environ.get("COMPRESS_DEBUG"))
     arguments = [argument for argument in arguments if argument != "--debug"]

@@ -15,9 +15,7 @@ from compress.cli.options import (
     JsonOption,
     OutOption,
     SeedOption,
-    SettingsArgument,
     check_device,
-    parse_settings,
 )
 from compress.cli.screen import progress_bars, results_table, samples_line
 
@@ -49,13 +47,14 @@ def bench(
     device: DeviceOption = Device.cpu,
     as_json: JsonOption = False,
 ) -> None:
-    """Latency, memory, size and accuracy side by side: compress bench a b.onnx batch=[1,8] workers=8"""
+    """Latency, memory, size, accuracy side by side: compress bench a b.onnx batch=[1,8]"""
     from compress.pipeline.bench import bench as run_bench
     from compress.recipe import check_settings
+    from compress.recipe.overrides import settings_from_pairs
 
     files = [Path(arm) for arm in arms if "=" not in arm or Path(arm).exists()]
     pairs = [arm for arm in arms if Path(arm) not in files]
-    config = check_settings("benchmark", parse_settings(pairs))
+    config = check_settings("benchmark", settings_from_pairs(pairs))
     check_device(device)
     with progress_bars(enabled=not as_json) as progress:
         report = run_bench(

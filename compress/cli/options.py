@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-from compress.errors import InputError
 
 
 class Device(StrEnum):
@@ -31,29 +29,6 @@ SettingsArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the stage, as in a recipe."),
 ]
-
-
-def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
-    """`key=value` arguments as settings; values are read as YAML, dots make nested mappings.
-
-    Raises:
-        InputError: an argument without an equals sign.
-    """
-    import yaml
-
-    settings: dict[str, Any] = {}
-    for pair in pairs or []:
-        path, equals, raw = pair.partition("=")
-        if not equals or not path:
-            raise InputError(f"'{pair}': expected key=value, such as epochs=5.")
-        inner, keys = settings, path.split(".")
-        for key in keys[:-1]:
-            inner = inner.setdefault(key, {})
-        try:
-            inner[keys[-1]] = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raise InputError(f"'{pair}': the value is not YAML.") from None
-    return settings
 
 
 def check_device(device: Device) -> None:

@@ -15,6 +15,7 @@ from compress.cli.screen import progress_bars, results_table, samples_line, say
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
+    from compress.pipeline.run import OnStage
     from compress.recipe import Recipe, Stage
 
 
@@ -69,7 +70,7 @@ def run(
     raise typer.Exit(outcome.exit_code)
 
 
-def _teller(recipe: Recipe, silent: bool):  # type: ignore[no-untyped-def]
+def _teller(recipe: Recipe, silent: bool) -> OnStage:
     total = sum(stage.kind != "benchmark" for stage in recipe.stages)
     number = 0
 

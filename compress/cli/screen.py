@@ -49,7 +49,7 @@ def say(text: str) -> None:
 
 
 def results_table(report: Report) -> str:
-    """Stage × accuracy with N and interval, latency, size, parameters, MACs, ratios to the start."""
+    """Every stage with its quality, latency, size, parameters, MACs, and ratios to the start."""
     batches = sorted({point.batch for arm in report.arms for point in arm.latency})
     header = ["stage", "precision", "quality (test)", "95 % interval"]
     for batch in batches:

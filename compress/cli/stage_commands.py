@@ -17,7 +17,6 @@ from compress.cli.options import (
     SeedOption,
     SettingsArgument,
     check_device,
-    parse_settings,
 )
 from compress.cli.screen import progress_bars
 from compress.errors import InputError, NoEffect
@@ -46,8 +45,9 @@ def train(
 ) -> None:
     """Train a model: compress train cnn --data mnist epochs=15 [model.widths=[8,16]] [folds=5]"""
     from compress.pipeline.context import Inputs
+    from compress.recipe.overrides import settings_from_pairs
 
-    options = parse_settings(settings)
+    options = settings_from_pairs(settings or [])
     reference = {"name": model, **options.pop("model", {})}
     folder = out or Path("runs") / f"train-{Path(model.replace(':', '-')).name}"
     _stage("train", options, Inputs(), data, folder, seed, device, as_json, reference)
@@ -65,13 +65,14 @@ def prune(
     """Remove whole channels and recover: compress prune runs/cnn/1-train macs=0.4"""
     from compress.artifact import load_artifact
     from compress.pipeline.context import Inputs
+    from compress.recipe.overrides import settings_from_pairs
 
     parent = load_artifact(model)
     folder = out or model.with_name(f"{model.name}-prune")
     inputs = Inputs(parent=parent, baseline=parent)
     _stage(
         "prune",
-        parse_settings(settings),
+        settings_from_pairs(settings or []),
         inputs,
         _task(data, parent),
         folder,
@@ -96,9 +97,10 @@ def distill(
     """Train a student from a teacher: compress distill runs/cnn/1-train cnn-tiny epochs=60"""
     from compress.artifact import load_artifact
     from compress.pipeline.context import Inputs
+    from compress.recipe.overrides import settings_from_pairs
 
     teaching = _model(teacher)
-    options = parse_settings(settings)
+    options = settings_from_pairs(settings or [])
     parent = None
     if Path(student).is_dir():
         parent = load_artifact(Path(student))
@@ -125,6 +127,7 @@ def quantize(
 ) -> None:
     """Make an int8 model; the fastest within the drop by measurement, unless method=… names one."""
     from compress.pipeline.context import Inputs
+    from compress.recipe.overrides import settings_from_pairs
 
     if minimise not in ("latency", "size"):
         raise InputError(f"--minimise: expected latency or size, found '{minimise}'.")
@@ -133,7 +136,7 @@ def quantize(
     inputs = Inputs(parent=parent, baseline=parent)
     made = _stage(
         "quantize",
-        parse_settings(settings),
+        settings_from_pairs(settings or []),
         inputs,
         _task(data, parent),
         folder,
@@ -160,7 +163,7 @@ def export(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a torch model as ONNX, checked against it: compress export runs/cnn/1-train m.onnx opset=20"""
+    """Write a torch model as ONNX, checked against it: compress export runs/cnn/1-train m.onnx"""
     import json
     import tempfile
 
@@ -168,9 +171,10 @@ def export(
     from compress.data.references import load_task
     from compress.export.torch_to_onnx import export as export_model
     from compress.recipe import check_settings
+    from compress.recipe.overrides import settings_from_pairs
 
     parent = load_artifact(model)
-    config = check_settings("export", parse_settings(settings))
+    config = check_settings("export", settings_from_pairs(settings or []))
     task = load_task(_task(data, parent))
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder) / "model.onnx"
@@ -181,8 +185,8 @@ def export(
         print(json.dumps(evidence, indent=1))
     else:
         print(
-            f"{target}: opset {evidence['opset']}, dynamic batch; outputs differ from torch by at most "
-            f"{evidence['max_difference']:.2g} (mean {evidence['mean_difference']:.2g})"
+            f"{target}: opset {evidence['opset']}, dynamic batch; outputs differ from torch by "
+            f"at most {evidence['max_difference']:.2g} (mean {evidence['mean_difference']:.2g})"
         )
 
 
@@ -215,7 +219,8 @@ def _stage(
     from compress.data.references import check_task, load_task
     from compress.measure.config import BenchConfig
     from compress.pipeline.context import Context
-    from compress.pipeline.run import make_artifact, stage_key
+    from compress.pipeline.keys import stage_key
+    from compress.pipeline.run import make_artifact
     from compress.recipe import BudgetConfig, Stage, check_settings
 
     config = check_settings(kind, settings)
@@ -249,7 +254,8 @@ def _tell(made: Artifact) -> None:
     low, high = found["interval"]
     print(f"{made.folder}: {made.card.kind} done in {made.card.seconds:.0f} s")
     print(
-        f"  {found['metric']} {found['value']:.4f} [{low:.4f}, {high:.4f}] on {found['n']:,} test samples"
+        f"  {found['metric']} {found['value']:.4f} [{low:.4f}, {high:.4f}] "
+        f"on {found['n']:,} test samples"
     )
     evidence = made.card.evidence
     for what in ("parameters", "macs", "size_bytes"):

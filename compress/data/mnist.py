@@ -23,7 +23,7 @@ SPLIT_SEED = 0
 
 
 def load() -> Task:
-    """The task; inputs are (n, 1, 28, 28), standardised with the training split's mean and deviation.
+    """The task; inputs are (n, 1, 28, 28), standardised by the training split.
 
     Raises:
         InputError: the package that carries the data is not installed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ def stratified_split(targets: Indices, sizes: Sequence[int], seed: int) -> list[
     random = np.random.default_rng(seed)
     order = _interleave(targets, random)
     bounds = np.cumsum([0, *sizes])
-    return [np.sort(order[low:high]) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [np.sort(order[low:high]) for low, high in pairwise(bounds)]
 
 
 def _interleave(targets: Indices, random: np.random.Generator) -> Indices:

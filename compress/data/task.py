@@ -83,7 +83,8 @@ def top1(
     outputs: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
     """1.0 where the largest of (n, classes) outputs is the target's, else 0.0; shape (n,)."""
-    return (outputs.argmax(axis=1) == targets).astype(np.float64)
+    hits: npt.NDArray[np.float64] = (outputs.argmax(axis=1) == targets).astype(np.float64)
+    return hits
 
 
 ACCURACY = Metric("accuracy", higher_is_better=True, score=top1)

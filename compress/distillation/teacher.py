@@ -121,7 +121,8 @@ def teacher_logits(
 def _read(path: Path) -> Tensor | None:
     try:
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor("logits")
+            logits: Tensor = file.get_tensor("logits")
+            return logits
     except (OSError, SafetensorError):
         return None
 

@@ -19,7 +19,11 @@ _DYNAMIC = {
     "MatMulIntegerToFloat": "MatMul",
     "DynamicQuantizeLSTM": "LSTM",
 }
-_FLOATS = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+_FLOATS: dict[int, str] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+}
 
 
 def load_onnx(path: Path) -> ModelProto:
@@ -92,7 +96,7 @@ def strip(model: ModelProto) -> ModelProto:
 
 
 def shorten_names(model: ModelProto) -> ModelProto:
-    """Give inner values one- to three-letter names, in place; inputs, outputs and nodes keep theirs.
+    """Give inner values short names, in place; inputs, outputs and nodes keep theirs.
 
     A quantized graph has four named values a layer: in a small model half of the file is names.
     """

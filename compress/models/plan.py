@@ -55,7 +55,7 @@ def make_plan(pruned: nn.Module, whole: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def apply_plan(model: nn.Module, plan: dict[str, dict[str, Any]]) -> None:
-    """Give the layers of a freshly built model the sizes of a plan, in place; weights are undefined.
+    """Give the layers of a freshly built model the sizes of a plan, in place, with new weights.
 
     Raises:
         ArtifactError: the plan names a layer or an attribute that the model does not have.

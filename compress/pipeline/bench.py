@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,8 @@ from compress.export.graph import load_onnx, operators, precision
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure, measure_memory
 from compress.measure.machine import machine
-from compress.pipeline.benchmark import Scores, compare, describe_arm, measurement, write_pages
+from compress.pipeline.benchmark import describe_arm, measurement, write_pages
+from compress.pipeline.compare import Scores, compare
 from compress.pipeline.context import Context
 from compress.progress import Progress, quiet
 from compress.recipe import BudgetConfig
@@ -73,10 +73,14 @@ def bench(
             )
         timing = {"latency": measured.latency(name), "peak_memory_bytes": memory[name]}
         arms.append(arm.model_copy(update=timing))
-    comparisons = []
-    for arm in arms[1:]:
-        assert not scores or task is not None
-        comparisons += compare(arms[0], arm, scores, task, math.inf, measured)
+    better = task.metric.higher_is_better if task else True
+    comparisons = [
+        entry
+        for arm in arms[1:]
+        for entry in compare(
+            arms[0], arm, measured, scores if task else None, higher_is_better=better
+        )
+    ]
     settings = config.model_dump(mode="json")
     report = Report(
         tool_version=compress.__version__,

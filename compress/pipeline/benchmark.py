@@ -7,25 +7,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 import compress
 from compress.artifact import Artifact, digest, write_text
-from compress.data.task import Task
 from compress.export.graph import load_onnx, operators, precision
 from compress.measure.config import BenchConfig
 from compress.measure.latency import CONTROL, Measured, measure, measure_memory
 from compress.measure.machine import machine
 from compress.measure.quality import quality, run_onnx
+from compress.pipeline.compare import Scores, compare, quality_comparison
 from compress.pipeline.context import Context
-from compress.pipeline.decide import choose_final, judge, latency_verdict
+from compress.pipeline.decide import choose_final, judge
 from compress.recipe import Recipe
-from compress.report.schema import Arm, Candidate, Comparison, Report
+from compress.report.schema import Arm, Candidate, Report
 from compress.runtime.onnxruntime import Session
 from compress.stats import paired_drop
-
-Scores = dict[str, npt.NDArray[np.float64]]
 
 
 def report_key(recipe: Recipe, config: BenchConfig, made: dict[str, Artifact], device: str) -> str:
@@ -87,17 +82,27 @@ def benchmark(
             )
         )
     baseline = arms[0].name
+    better = context.task.metric.higher_is_better
     comparisons = [
         entry
         for arm in arms[1:]
-        for entry in compare(arms[0], arm, scores, context.task, recipe.budget.max_drop, measured)
+        for entry in compare(
+            arms[0],
+            arm,
+            measured,
+            scores,
+            higher_is_better=better,
+            max_drop=recipe.budget.max_drop,
+        )
     ]
+    by_name = {arm.name: arm for arm in arms}
+    for arm in arms:
+        if arm.control_of:  # what the teacher gave: negative where the taught model is better
+            taught = by_name[arm.control_of]
+            pair = (scores[arm.name]["test"], scores[taught.name]["test"])
+            comparisons.append(quality_comparison(arm, taught, *pair, better, math.inf))
     drops = {
-        name: paired_drop(
-            scores[baseline]["validation"],
-            value["validation"],
-            context.task.metric.higher_is_better,
-        )[0]
+        name: paired_drop(scores[baseline]["validation"], value["validation"], better)[0]
         for name, value in scores.items()
     }
     eligible = [arm for arm in arms if arm.control_of is None]
@@ -151,56 +156,6 @@ def describe_arm(
         seconds=artifact.card.seconds if artifact else None,
     )
     return arm, scores
-
-
-def compare(
-    baseline: Arm,
-    candidate: Arm,
-    scores: dict[str, Scores],
-    task: Task,
-    max_drop: float,
-    measured: Measured | None,
-) -> list[Comparison]:
-    """All figures of one arm against the baseline; quality on the test split."""
-    found = []
-    pair = {"baseline": baseline.name, "candidate": candidate.name}
-    if scores:
-        before, after = scores[baseline.name]["test"], scores[candidate.name]["test"]
-        drop, interval = paired_drop(before, after, task.metric.higher_is_better)
-        verdict = "ok" if interval[1] <= max_drop else "inconclusive"
-        verdict = "regressed" if interval[0] > max_drop else verdict
-        found.append(
-            Comparison(
-                **pair,
-                what="quality",
-                difference=drop,
-                interval=interval,
-                n=len(before),
-                verdict=verdict,
-            )
-        )
-    for batch in sorted({point.batch for point in candidate.latency}):
-        assert measured is not None
-        ratio, interval, workers = measured.ratio(baseline.name, candidate.name, batch)
-        finite = None if interval[1] == float("inf") else interval
-        found.append(
-            Comparison(
-                **pair,
-                what="latency",
-                batch=batch,
-                ratio=ratio,
-                interval=finite,
-                n=workers,
-                verdict=latency_verdict(finite),
-            )
-        )
-    exact = {"size": "size_bytes", "parameters": "parameters", "macs": "macs"}
-    for what, field in exact.items():
-        before, after = getattr(baseline, field), getattr(candidate, field)
-        if before and after:
-            verdict = "improved" if after < before else "ok" if after == before else "regressed"
-            found.append(Comparison(**pair, what=what, ratio=after / before, verdict=verdict))
-    return found
 
 
 def measurement(config: BenchConfig, measured: Measured, device: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Which model is the final one, and whether the budget was kept.
 
-Choosing looks at the validation split and at latencies; the test split is looked at once, behind it.
+Choosing looks at the validation split and at latencies; the test split is looked at once, after.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy.typing as npt
 from compress.data.task import Task
 from compress.measure.latency import Measured
 from compress.recipe import BudgetConfig
-from compress.report.schema import Arm, Budget, Interval, Report
+from compress.report.schema import Arm, Budget, Interval, Report, Verdict
 from compress.stats import paired_drop, samples_for_proof
 
 #: Latencies closer than this count as equal on a shared machine; the smaller file then wins.
 MARGIN = 0.05
 
 
-def latency_verdict(interval: Interval | None) -> str:
+def latency_verdict(interval: Interval | None) -> Verdict:
     """What an interval of candidate / baseline allows to say at a margin of 5 %."""
     if interval is None:
         return "inconclusive"
@@ -42,8 +42,8 @@ def choose_final(
     within = [arm for arm in arms if drops[arm.name] <= budget.max_drop + 1e-9]
     over = [arm for arm in arms if arm not in within]
     notes = [
-        f"{arm.name}: not chosen, its validation drop of {drops[arm.name]:.4f} is over the budget of "
-        f"{budget.max_drop:g}."
+        f"{arm.name}: not chosen, its validation drop of {drops[arm.name]:.4f} is over the "
+        f"budget of {budget.max_drop:g}."
         for arm in over
     ]
     if within == [baseline] and over:
@@ -72,7 +72,8 @@ def judge(
     before, after = scores[report.baseline], scores[report.final]
     drop, interval = paired_drop(before, after, task.metric.higher_is_better)
     n, name = len(before), task.metric.name
-    figures = f"{name} drop {drop:+.4f}, 95 % interval [{interval[0]:+.4f}, {interval[1]:+.4f}], {n} test samples"
+    bounds = f"[{interval[0]:+.4f}, {interval[1]:+.4f}]"
+    figures = f"{name} drop {drop:+.4f}, 95 % interval {bounds}, {n:,} test samples"
     if report.final == report.baseline:
         status, text = (
             "missed",

@@ -15,7 +15,6 @@ from compress.artifact import (
     ONNX,
     Artifact,
     Card,
-    digest,
     finish,
     load_artifact,
     sha256,
@@ -24,10 +23,10 @@ from compress.artifact import (
 )
 from compress.data.references import load_task
 from compress.errors import ArtifactError, CompressError, ModelFileError
-from compress.measure.config import BenchConfig
 from compress.measure.machine import versions
+from compress.pipeline.keys import recipe_stage_key
 from compress.progress import Progress, quiet
-from compress.recipe import BudgetConfig, Recipe, Stage
+from compress.recipe import Recipe, Stage
 from compress.report.schema import Report
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def run(
     """Run all stages of a recipe that are not done yet, benchmark them, and write the report.
 
     Args:
-        out: folder of the run; finished stages found there are used when their inputs are unchanged.
+        out: folder of the run; finished stages in it are used when their inputs are unchanged.
         command: what repeats the run, for the report.
 
     Raises:
@@ -149,7 +148,7 @@ class _Session:
         """The stage's artifact, and whether it was there already."""
         folder = self.out / f"{number}-{stage.name}"
         parents = _parents(stage, made, self.recipe)
-        key = _key(self.recipe, stage, parents, self.device)
+        key = recipe_stage_key(self.recipe, stage, parents, self.device)
         try:
             found = load_artifact(folder)
             if found.card.key == key:
@@ -249,53 +248,6 @@ def _teacher(teacher: str, made: dict[str, Artifact]) -> Path:
             raise ModelFileError(f"{path}: no such file; expected the teacher's ONNX model.")
         return path
     return load_artifact(path).onnx
-
-
-def _key(recipe: Recipe, stage: Stage, parents: dict[str, str], device: str) -> str:
-    """What the stage's result follows from; an artifact with this key need not be made again."""
-    bench = next(entry.config for entry in recipe.stages if entry.kind == "benchmark")
-    return _digest_inputs(
-        stage, recipe.task, recipe.model, recipe.seed, parents, device, recipe.budget, bench
-    )
-
-
-def stage_key(stage: Stage, context: Context, parents: dict[str, str]) -> str:
-    """The key of a stage that is run on its own."""
-    return _digest_inputs(
-        stage,
-        context.task.name,
-        context.model,
-        context.seed,
-        parents,
-        context.device,
-        context.budget,
-        context.bench,
-    )
-
-
-def _digest_inputs(
-    stage: Stage,
-    task: str,
-    model: dict[str, Any],
-    seed: int,
-    parents: dict[str, str],
-    device: str,
-    budget: BudgetConfig,
-    bench: BenchConfig,
-) -> str:
-    facts = {
-        "tool": compress.__version__,
-        "kind": stage.kind,
-        "config": stage.config.model_dump(mode="json"),
-        "task": task,
-        "model": model if stage.kind == "train" else None,
-        "seed": seed,
-        "parents": parents,
-        "device": device,
-    }
-    if stage.kind == "quantize":  # its choice depends on the budget and on what is timed
-        facts |= {"budget": budget.model_dump(), "bench": [bench.batch, bench.threads]}
-    return digest(facts)
 
 
 def _inputs(stage: Stage, made: dict[str, Artifact], recipe: Recipe) -> Inputs:

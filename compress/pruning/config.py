@@ -31,7 +31,7 @@ class PruneConfig(FitConfig):
     macs: Annotated[float, Field(gt=0, lt=1)] | None = None
     importance: Literal["magnitude", "taylor"] = "taylor"
     round_to: Annotated[int, Field(ge=1, le=256)] = 8
-    strides: dict[str, Annotated[int, Field(ge=1, le=8)]] = {}
+    strides: dict[str, Annotated[int, Field(ge=1, le=8)]] = Field(default_factory=dict)
     keep: tuple[str, ...] = ()
     batches: Annotated[int, Field(ge=1)] = 20
     epochs: Annotated[int, Field(ge=0, le=100_000)] = 3

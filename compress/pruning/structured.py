@@ -96,7 +96,7 @@ def _accumulate_gradients(model: nn.Module, task: Task, config: PruneConfig, see
     )
     generator = Generator().manual_seed(epoch_seed(seed, 0))
     for _, batch in zip(range(config.batches), batches.epoch(0, generator), strict=False):
-        F.cross_entropy(model(batch.inputs), batch.targets).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(batch.inputs), batch.targets).backward()
 
 
 def _reach_target(

@@ -1,4 +1,4 @@
-"""Dynamic int8 quantization by onnxruntime: activations are quantized with each call's own range."""
+"""Dynamic int8 quantization by onnxruntime: each call quantizes activations by its own range."""
 
 from __future__ import annotations
 

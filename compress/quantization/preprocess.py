@@ -34,7 +34,7 @@ def preprocess(source: Path, target: Path) -> None:
 
 @contextmanager
 def inside_scratch_folder() -> Iterator[Path]:
-    """A temporary current folder: onnxruntime's quantizers leave files as large as the model there."""
+    """A temporary current folder: onnxruntime's quantizers leave large files where they run."""
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

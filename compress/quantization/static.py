@@ -1,4 +1,4 @@
-"""Static int8 quantization as QDQ by onnxruntime: weights and activations, ranges from calibration."""
+"""Static int8 quantization as QDQ by onnxruntime: weights, and activations by calibration."""
 
 from __future__ import annotations
 

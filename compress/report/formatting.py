@@ -148,7 +148,7 @@ def metric_format(metric: str) -> MetricFormat:
     return MetricFormat(metric, any(share in metric.lower() for share in _SHARES))
 
 
-def fact(value: Any) -> str:
+def fact(value: Any) -> str:  # noqa: PLR0911 - one line a type reads best
     """Any value of the free-form parts of a report, in one line."""
     match value:
         case None:

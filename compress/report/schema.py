@@ -7,15 +7,17 @@ versions add fields and never rename or remove one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compress.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Interval = tuple[float, float]
+Verdict = Literal["ok", "improved", "regressed", "inconclusive"]
+Figure = Literal["latency", "quality", "size", "parameters", "macs"]
 
 
 class _Record(BaseModel):
@@ -128,13 +130,13 @@ class Comparison(_Record):
 
     baseline: str
     candidate: str
-    what: Literal["latency", "quality", "size", "parameters", "macs"]
+    what: Figure
     batch: int | None = None
     ratio: float | None = None
     difference: float | None = None
     interval: Interval | None = None
     n: int | None = None
-    verdict: Literal["ok", "improved", "regressed", "inconclusive"]
+    verdict: Verdict
 
 
 class Candidate(_Record):

@@ -30,7 +30,8 @@ class Batch:
 class Batches(Protocol):
     """A source of batches; `epoch` gives the same ones for equal epoch and generator state."""
 
-    steps: int
+    @property
+    def steps(self) -> int: ...
 
     def epoch(self, number: int, generator: Generator) -> Iterator[Batch]: ...
 

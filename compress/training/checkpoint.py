@@ -1,4 +1,4 @@
-"""A training run's state at the end of an epoch, in safetensors, so that it can go on from there."""
+"""A training run's state at the end of an epoch, in safetensors, so that it can go on."""
 
 from __future__ import annotations
 

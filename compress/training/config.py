@@ -13,7 +13,7 @@ class FitConfig(BaseModel):
     Attributes:
         epochs: passes over the training split.
         batch_size: samples a step.
-        optimizer: "sgd" is with Nesterov momentum; "adamw" decouples weight decay from the gradient.
+        optimizer: "sgd" is with Nesterov momentum; "adamw" decouples the weight decay.
         learning_rate: the largest of the schedule.
         momentum: of SGD and RMSprop; the first beta of Adam and AdamW.
         weight_decay: on matrices and kernels; biases and normalization are never decayed.

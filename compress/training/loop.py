@@ -1,4 +1,4 @@
-"""The training loop, told top to bottom. What is trained on and for what loss comes from outside."""
+"""The training loop, told top to bottom; batches and loss come from outside."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _step(
     with mode.autocast(device):
         outputs = model(mode.place(batch.inputs, device))
     value: Tensor = loss(outputs.float(), batch)
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     number = value.item()
     if not math.isfinite(number):
         norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

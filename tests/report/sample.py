@@ -127,7 +127,8 @@ def _comparisons(arms: list[Arm]) -> list[Comparison]:
         found.append(_comparison(arm, "size", ratio=arm.size_bytes / baseline.size_bytes))
         for batch in (1, 32) if arm.latency else ():
             before, after = baseline.best_latency(batch), arm.best_latency(batch)
-            assert before and after
+            assert before
+            assert after
             ratio = after.median_ms / before.median_ms
             found.append(
                 _comparison(

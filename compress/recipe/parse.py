@@ -1,118 +1,24 @@
-"""A recipe: a task, a model, a budget, and stages that form a tree. Free of torch.
-
-    task: mnist
-    model: cnn
-    budget: {max_drop: 0.005, minimise: latency}
-    stages:
-      - train: {epochs: 15}
-      - quantize: {method: best}
-
-A stage is one entry of `stages`: its kind, and under it `name` (the kind, where left out), `from`
-(the stage before, where left out) and the settings of its technique. All errors are found at once.
-"""
+"""From YAML to a recipe: everything is checked, and all errors are told at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compress.data.references import check_task
-from compress.distillation.config import DistillConfig
-from compress.errors import CompressError, InputError, RecipeError, suggest
-from compress.export.config import ExportConfig
-from compress.measure.config import BenchConfig
+from compress.errors import InputError, RecipeError, suggest
 from compress.models.references import resolve
-from compress.pruning.config import PruneConfig
-from compress.quantization.config import QuantizeConfig
-from compress.training.config import TrainConfig
+from compress.recipe.overrides import apply_override
+from compress.recipe.schema import KINDS, BudgetConfig, Recipe, Stage
+from compress.recipe.settings import validate
 
-KINDS: dict[str, type[BaseModel]] = {
-    "train": TrainConfig,
-    "prune": PruneConfig,
-    "distill": DistillConfig,
-    "quantize": QuantizeConfig,
-    "export": ExportConfig,
-    "benchmark": BenchConfig,
-}
 _TOP = {"task", "model", "budget", "stages", "seed"}
 #: Settings that name another stage.
 _ROLES = ("teacher", "like")
-
-
-class BudgetConfig(BaseModel):
-    """What the user allows and wants.
-
-    Attributes:
-        max_drop: largest drop of the task's metric against the trained model, in its unit.
-        minimise: what the final model is the best in.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_drop: Annotated[float, Field(ge=0)] = 0.01
-    minimise: Literal["latency", "size"] = "latency"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One operation of a recipe.
-
-    Attributes:
-        kind: a key of `KINDS`.
-        name: unique in the recipe.
-        parent: name of the stage whose model it takes; None for a stage that starts anew.
-        config: the technique's settings.
-    """
-
-    kind: str
-    name: str
-    parent: str | None
-    config: Any
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A validated recipe.
-
-    Attributes:
-        task: data reference.
-        model: model reference with its settings: `{"name": …, …}`.
-        stages: in order; a benchmark is always there and last.
-        source: where it came from, for messages.
-    """
-
-    task: str
-    model: dict[str, Any]
-    budget: BudgetConfig
-    stages: tuple[Stage, ...]
-    seed: int
-    source: str
-
-    def stage(self, name: str) -> Stage:
-        """The stage of that name; KeyError where there is none."""
-        for stage in self.stages:
-            if stage.name == name:
-                return stage
-        raise KeyError(name)
-
-    def resolved(self) -> dict[str, Any]:
-        """The recipe as plain data, every default filled in."""
-        stages = []
-        for stage in self.stages:
-            settings = {"name": stage.name, "from": stage.parent}
-            stages.append({stage.kind: settings | stage.config.model_dump(mode="json")})
-        return {
-            "task": self.task,
-            "model": self.model,
-            "seed": self.seed,
-            "budget": self.budget.model_dump(),
-            "stages": stages,
-        }
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -157,12 +63,13 @@ def parse_recipe(content: Any, source: str = "recipe", overrides: Sequence[str] 
         "seed": content.get("seed", 0),
     }
     for override in overrides:
-        errors += _override(override, top, budget, entries)
+        targets = {entry.name: entry.settings for entry in entries}
+        errors += apply_override(override, top, targets | {"budget": budget})
     model, seed = _model(top["model"], errors), top["seed"]
     task = _task(top["task"], errors)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         errors.append(f"seed: expected a whole number from 0, found {seed!r}.")
-    checked_budget = _validate(BudgetConfig, budget, "budget", errors)
+    checked_budget = validate(BudgetConfig, budget, "budget", errors)
     stages = _stages(entries, errors)
     if errors:
         raise RecipeError(source, errors)
@@ -186,10 +93,9 @@ def _entries(stages: Any, errors: list[str]) -> list[_Entry]:
         errors.append("stages: expected a list of stages, such as [{train: {epochs: 15}}].")
         return []
     found = []
-    for index, stage in enumerate(stages):
+    for index, entry in enumerate(stages):
         place = f"stages[{index}]"
-        if isinstance(stage, str):
-            stage = {stage: {}}
+        stage = {entry: {}} if isinstance(entry, str) else entry
         if not isinstance(stage, dict) or len(stage) != 1:
             errors.append(
                 f"{place}: expected one stage such as {{train: {{epochs: 15}}}}, found {stage!r}."
@@ -205,43 +111,6 @@ def _entries(stages: Any, errors: list[str]) -> list[_Entry]:
         else:
             found.append(_Entry(f"{place}.{kind}", kind, dict(settings or {})))
     return found
-
-
-def _override(
-    text: str, top: dict[str, Any], budget: dict[str, Any], entries: list[_Entry]
-) -> list[str]:
-    """Apply one `key=value`, in place; gives its errors."""
-    path, equals, raw = text.partition("=")
-    if not equals or not path:
-        return [f"override '{text}': expected key=value, such as train.epochs=5."]
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        return [f"override '{text}': the value is not YAML."]
-    head, _, rest = path.partition(".")
-    targets: dict[str, dict[str, Any]] = {entry.name: entry.settings for entry in entries}
-    targets["budget"] = budget
-    if not rest and head in top:
-        top[head] = value
-    elif rest and head == "model":
-        model = top["model"]
-        top["model"] = ({"name": model} if isinstance(model, str) else dict(model)) | {rest: value}
-    elif rest and head in targets:
-        _put(targets[head], rest.split("."), value)
-    else:
-        known = [*targets, *top]
-        return [
-            f"override '{text}': no stage or key '{head}'. Known: {', '.join(known)}.{suggest(head, known)}"
-        ]
-    return []
-
-
-def _put(settings: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        inner = settings.get(key)
-        settings[key] = dict(inner) if isinstance(inner, dict) else {}
-        settings = settings[key]
-    settings[keys[-1]] = value
 
 
 def _task(task: Any, errors: list[str]) -> str:
@@ -272,29 +141,6 @@ def _model(model: Any, errors: list[str], place: str = "model") -> dict[str, Any
     return model
 
 
-def _validate(
-    schema: type[Any], settings: Mapping[str, Any], place: str, errors: list[str]
-) -> Any | None:
-    try:
-        return schema.model_validate(settings)
-    except ValidationError as error:
-        errors += [f"{place}{line}" for line in explain(error, schema)]
-        return None
-
-
-def explain(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
-    """Every error of some settings, each as `.key: what is wrong`."""
-    for entry in error.errors():
-        key = ".".join(str(part) for part in entry["loc"])
-        if entry["type"] == "extra_forbidden":
-            known = list(schema.model_fields)
-            yield f": no setting '{key}'. Known: {', '.join(known)}.{suggest(key, known)}"
-        elif not key:
-            yield f": {entry['msg'].removeprefix('Value error, ')}."
-        else:
-            yield f".{key}: {entry['msg']}, found {entry['input']!r}."
-
-
 def _stages(entries: list[_Entry], errors: list[str]) -> list[Stage]:
     stages: list[Stage] = []
     if not any(entry.kind == "benchmark" for entry in entries):
@@ -313,9 +159,10 @@ def _stages(entries: list[_Entry], errors: list[str]) -> list[Stage]:
             )
         if parent is not None and parent not in names:
             errors.append(
-                f"{entry.place}.from: no earlier stage '{parent}'. Known: {', '.join(names)}.{suggest(str(parent), names)}"
+                f"{entry.place}.from: no earlier stage '{parent}'. "
+                f"Known: {', '.join(names)}.{suggest(str(parent), names)}"
             )
-        config = _validate(KINDS[entry.kind], settings, entry.place, errors)
+        config = validate(KINDS[entry.kind], settings, entry.place, errors)
         if config is None:
             continue
         errors += _check_roles(entry, config, names)
@@ -343,19 +190,3 @@ def _check_roles(entry: _Entry, config: Any, names: list[str]) -> list[str]:
     if student is not None:
         _model(student, errors, f"{entry.place}.student")
     return errors
-
-
-def check_settings(kind: str, settings: Mapping[str, Any]) -> Any:
-    """The validated settings of one technique.
-
-    Raises:
-        RecipeError: with every error.
-    """
-    errors: list[str] = []
-    config = _validate(KINDS[kind], settings, kind, errors)
-    if errors:
-        raise RecipeError("settings", errors)
-    return config
-
-
-__all__ = ["BudgetConfig", "CompressError", "Recipe", "Stage", "load_recipe", "parse_recipe"]

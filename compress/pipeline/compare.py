@@ -1,0 +1,95 @@
+"""One arm against another: quality on the same samples, latency in the same run, exact sizes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.measure.latency import Measured
+from compress.pipeline.decide import latency_verdict
+from compress.report.schema import Arm, Comparison, Figure, Verdict
+from compress.stats import paired_drop
+
+#: Split name to one score a sample, (n,).
+Scores = dict[str, npt.NDArray[np.float64]]
+
+_EXACT: dict[Figure, str] = {"size": "size_bytes", "parameters": "parameters", "macs": "macs"}
+
+
+def compare(
+    baseline: Arm,
+    candidate: Arm,
+    measured: Measured,
+    scores: dict[str, Scores] | None = None,
+    *,
+    higher_is_better: bool = True,
+    max_drop: float = math.inf,
+) -> list[Comparison]:
+    """All figures of one arm against the baseline.
+
+    Args:
+        scores: arm name to its scores; the test split's are compared. None without data.
+        max_drop: what the verdict on quality is about.
+    """
+    found = []
+    if scores is not None:
+        before, after = scores[baseline.name]["test"], scores[candidate.name]["test"]
+        found.append(
+            quality_comparison(baseline, candidate, before, after, higher_is_better, max_drop)
+        )
+    for batch in sorted({point.batch for point in candidate.latency}):
+        found.append(_latency(baseline, candidate, measured, batch))
+    for what, field in _EXACT.items():
+        old, new = getattr(baseline, field), getattr(candidate, field)
+        if old and new:
+            found.append(
+                Comparison(
+                    baseline=baseline.name,
+                    candidate=candidate.name,
+                    what=what,
+                    ratio=new / old,
+                    verdict="improved" if new < old else "ok" if new == old else "regressed",
+                )
+            )
+    return found
+
+
+def quality_comparison(
+    baseline: Arm,
+    candidate: Arm,
+    before: npt.NDArray[np.float64],
+    after: npt.NDArray[np.float64],
+    higher_is_better: bool,
+    max_drop: float,
+) -> Comparison:
+    """The paired drop from one arm to another on the same samples."""
+    drop, interval = paired_drop(before, after, higher_is_better)
+    verdict: Verdict = "ok" if interval[1] <= max_drop else "inconclusive"
+    if interval[0] > max_drop:
+        verdict = "regressed"
+    return Comparison(
+        baseline=baseline.name,
+        candidate=candidate.name,
+        what="quality",
+        difference=drop,
+        interval=interval,
+        n=len(before),
+        verdict=verdict,
+    )
+
+
+def _latency(baseline: Arm, candidate: Arm, measured: Measured, batch: int) -> Comparison:
+    ratio, interval, workers = measured.ratio(baseline.name, candidate.name, batch)
+    finite = None if math.isinf(interval[1]) else interval
+    return Comparison(
+        baseline=baseline.name,
+        candidate=candidate.name,
+        what="latency",
+        batch=batch,
+        ratio=ratio,
+        interval=finite,
+        n=workers,
+        verdict=latency_verdict(finite),
+    )

@@ -1,0 +1,48 @@
+"""Validation of one technique's settings, with every error and the nearest name for a typo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from compress.errors import RecipeError, suggest
+from compress.recipe.schema import KINDS
+
+
+def validate(
+    schema: type[Any], settings: Mapping[str, Any], place: str, errors: list[str]
+) -> Any | None:
+    """Settings as their schema has them, or None with every error added to `errors`."""
+    try:
+        return schema.model_validate(settings)
+    except ValidationError as error:
+        errors += [f"{place}{line}" for line in explain(error, schema)]
+        return None
+
+
+def explain(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
+    """Every error of some settings, each as `.key: what is wrong`."""
+    for entry in error.errors():
+        key = ".".join(str(part) for part in entry["loc"])
+        if entry["type"] == "extra_forbidden":
+            known = list(schema.model_fields)
+            yield f": no setting '{key}'. Known: {', '.join(known)}.{suggest(key, known)}"
+        elif not key:
+            yield f": {entry['msg'].removeprefix('Value error, ')}."
+        else:
+            yield f".{key}: {entry['msg']}, found {entry['input']!r}."
+
+
+def check_settings(kind: str, settings: Mapping[str, Any]) -> Any:
+    """The validated settings of one technique.
+
+    Raises:
+        RecipeError: with every error.
+    """
+    errors: list[str] = []
+    config = validate(KINDS[kind], settings, kind, errors)
+    if errors:
+        raise RecipeError("settings", errors)
+    return config
