@@ -142,38 +142,50 @@ def _model(model: Any, errors: list[str], place: str = "model") -> dict[str, Any
 
 
 def _stages(entries: list[_Entry], errors: list[str]) -> list[Stage]:
+    """The tree of stages; a stage with an error still counts as a name for those behind it."""
     stages: list[Stage] = []
+    names: list[str] = []
     if not any(entry.kind == "benchmark" for entry in entries):
         entries = [*entries, _Entry("stages", "benchmark", {})]
     for entry in entries:
         settings = dict(entry.settings)
         name, parent = settings.pop("name", entry.kind), settings.pop("from", None)
-        names = [stage.name for stage in stages if stage.kind != "benchmark"]
-        if not isinstance(name, str) or not name or set(name) & set("/\\. ") or name in _TOP:
-            errors.append(
-                f"{entry.place}.name: expected one word without / . or spaces, found {name!r}."
-            )
-        elif name in names:
-            errors.append(
-                f"{entry.place}: a second stage named '{name}'; give it another with `name`."
-            )
-        if parent is not None and parent not in names:
-            errors.append(
-                f"{entry.place}.from: no earlier stage '{parent}'. "
-                f"Known: {', '.join(names)}.{suggest(str(parent), names)}"
-            )
+        errors += _check_names(entry, name, parent, names)
         config = validate(KINDS[entry.kind], settings, entry.place, errors)
-        if config is None:
-            continue
-        errors += _check_roles(entry, config, names)
-        starts = entry.kind == "train" or (entry.kind == "distill" and config.student is not None)
-        if parent is None and not starts and entry.kind != "benchmark":
-            if not names:
-                errors.append(f"{entry.place}: needs a model; put a train stage before it.")
-                continue
-            parent = names[-1]
-        stages.append(Stage(entry.kind, str(name), parent, config))
+        if config is not None:
+            errors += _check_roles(entry, config, names)
+            stages.append(
+                Stage(entry.kind, str(name), _parent(entry, config, parent, names), config)
+            )
+        if entry.kind != "benchmark":
+            names.append(str(name))
+    if sum(entry.kind == "benchmark" for entry in entries) > 1:
+        errors.append("stages: more than one benchmark; a run measures all its models together.")
+    if stages and stages[0].kind != "train":
+        errors.append(f"stages: begin with {stages[0].kind}; the first stage trains the baseline.")
     return stages
+
+
+def _parent(entry: _Entry, config: Any, parent: str | None, names: list[str]) -> str | None:
+    """The stage before, unless another is named or this one starts anew."""
+    starts = entry.kind in ("train", "benchmark") or getattr(config, "student", None) is not None
+    return parent if parent is not None or starts or not names else names[-1]
+
+
+def _check_names(entry: _Entry, name: object, parent: object, names: list[str]) -> list[str]:
+    errors = []
+    if not isinstance(name, str) or not name or set(name) & set("/\\. ") or name in _TOP:
+        errors.append(
+            f"{entry.place}.name: expected one word without / . or spaces, found {name!r}."
+        )
+    elif name in names:
+        errors.append(f"{entry.place}: a second stage named '{name}'; give it another with `name`.")
+    if parent is not None and parent not in names:
+        errors.append(
+            f"{entry.place}.from: no earlier stage '{parent}'. "
+            f"Known: {', '.join(names) or 'none'}.{suggest(str(parent), names)}"
+        )
+    return errors
 
 
 def _check_roles(entry: _Entry, config: Any, names: list[str]) -> list[str]:
