@@ -161,7 +161,7 @@ def _stages(entries: list[_Entry], errors: list[str]) -> list[Stage]:
             names.append(str(name))
     if sum(entry.kind == "benchmark" for entry in entries) > 1:
         errors.append("stages: more than one benchmark; a run measures all its models together.")
-    if stages and stages[0].kind != "train":
+    if not errors and stages[0].kind != "train":
         errors.append(f"stages: begin with {stages[0].kind}; the first stage trains the baseline.")
     return stages
 
