@@ -1,0 +1,1 @@
+"""What stands behind every number that README, changelog or a note claims."""

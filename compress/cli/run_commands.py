@@ -15,7 +15,7 @@ from compress.cli.screen import progress_bars, results_table, samples_line, say
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
-    from compress.pipeline.run import OnStage
+    from compress.pipeline.runner import OnStage
     from compress.recipe import Recipe, Stage
 
 

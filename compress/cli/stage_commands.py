@@ -220,7 +220,7 @@ def _stage(
     from compress.measure.config import BenchConfig
     from compress.pipeline.context import Context
     from compress.pipeline.keys import stage_key
-    from compress.pipeline.run import make_artifact
+    from compress.pipeline.runner import make_artifact
     from compress.recipe import BudgetConfig, Stage, check_settings
 
     config = check_settings(kind, settings)

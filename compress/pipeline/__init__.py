@@ -1,5 +1,5 @@
 """A recipe's stages, one after the other, each from its parent; resumed where they stopped."""
 
-from compress.pipeline.run import Outcome, run
+from compress.pipeline.runner import Outcome, run
 
 __all__ = ["Outcome", "run"]

@@ -1,7 +1,7 @@
 """One function a kind of stage: from its inputs and settings to a model and its evidence.
 
 A stage that makes an ONNX file writes it as `model.onnx` into its scratch folder; for a torch model
-that is done behind it, in `run.py`.
+that is done behind it, in `runner.py`.
 """
 
 from __future__ import annotations
