@@ -183,6 +183,24 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
+def _sweep(folder: Path) -> None:
+    """Remove the scratch folders of processes that were killed while they wrote this one."""
+    for leftover in folder.parent.glob(f".{folder.name}.*.*"):
+        owner, _, role = leftover.name.removeprefix(f".{folder.name}.").partition(".")
+        if role in ("partial", "old") and owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
     """A scratch folder that takes `folder`'s place when the block ends without an error.
@@ -192,6 +210,7 @@ def writing(folder: Path) -> Iterator[Path]:
     """
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     _refuse_foreign(folder)
+    _sweep(folder)
     try:
         scratch.mkdir(parents=True)
         yield scratch

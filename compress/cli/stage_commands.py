@@ -229,6 +229,7 @@ def _stage(
     roles = {"from": inputs.parent, "baseline": inputs.baseline}
     parents = {role: artifact.card.key for role, artifact in roles.items() if artifact}
     stage = Stage(kind, kind, None, config)
+    cache = folder.with_name(f".{folder.name}.cache")  # stays after an interrupt, to go on from
     with progress_bars(enabled=not as_json) as progress:
         context = Context(
             task=load_task(data),
@@ -237,11 +238,12 @@ def _stage(
             bench=BenchConfig(),
             seed=seed,
             device=device.value,
-            cache=folder.parent / ".cache",
+            cache=cache,
             progress=progress,
         )
         key = stage_key(stage, context, parents)
         made = make_artifact(folder, stage, inputs, context, key, parents)
+    shutil.rmtree(cache, ignore_errors=True)
     if as_json:
         print(made.card.model_dump_json(indent=1))
     else:

@@ -144,14 +144,14 @@ def measure_memory(
     *,
     inputs: npt.NDArray[Any] | None = None,
     device: str = "cpu",
-) -> dict[str, int]:
-    """Bytes that each arm adds to a process's peak, at the largest batch; one process an arm."""
-    found = {}
+) -> dict[str, int | None]:
+    """Bytes that each arm adds to a process at its peak, at the largest batch; None if unknown."""
+    found: dict[str, int | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, path in arms.items():
             named = [{"name": name, "file": str(path.absolute())}]
             job = _job(config, named, inputs, device, Path(folder)) | {"what": "memory"}
-            found[name] = int(_run(job, config.timeout))
+            found[name] = _run(job, config.timeout)
     return found
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import random
-import resource
 import statistics
 import sys
 import time
@@ -121,18 +120,32 @@ def _clock_cost() -> float:
     return (time.perf_counter_ns() - start) / 1000
 
 
-def peak_memory(job: dict[str, Any], inputs: np.ndarray[Any, Any] | None) -> int:
-    """Bytes that loading one arm and running its largest batch add to this process's peak."""
-    before = _peak_bytes()
+def peak_memory(job: dict[str, Any], inputs: np.ndarray[Any, Any] | None) -> int | None:
+    """Bytes that loading one arm and running its largest batch add at most; None if unknown."""
+    before = _forget_peak()
     call = _load(job["arms"][0], job["threads"][0], max(job["batch"]), inputs, job["device"])
     for _ in range(3):
         call()
-    return _peak_bytes() - before
+    peak = _status("VmHWM")
+    return None if before is None or peak is None else max(0, peak - before)
 
 
-def _peak_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _forget_peak() -> int | None:
+    """Resident bytes now; the peak counts anew from here, as importing had a peak of its own."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int | None:
+    """A size from Linux's account of this process, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
 
 
 if __name__ == "__main__":

@@ -71,10 +71,11 @@ def benchmark(
             names[stage.name], artifact.onnx, context, artifact=artifact, out=out
         )
         control = controls.get(stage.name)
+        origin = stage.parent or getattr(stage.config, "teacher", None)
         arms.append(
             arm.model_copy(
                 update={
-                    "parent": names[stage.parent] if stage.parent else None,
+                    "parent": names.get(origin or ""),
                     "control_of": names[control] if control else None,
                     "latency": measured.latency(arm.name),
                     "peak_memory_bytes": memory.get(arm.name),
@@ -115,12 +116,13 @@ def benchmark(
         machine=machine(),
         recipe=recipe.resolved(),
         recipe_hash=digest(recipe.resolved()),
+        key=key,
         baseline=baseline,
         final=final,
         arms=arms,
         comparisons=comparisons,
         candidates=_candidates(made),
-        measurement=measurement(config, measured, context.device) | {"key": key},
+        measurement=measurement(config, measured, context.device),
         notes=notes,
     )
     samples = {name: value["test"] for name, value in scores.items()}

@@ -117,7 +117,7 @@ def _stored_report(out: Path, key: str) -> Report | None:
         report = load_report(out / "report.json")
     except CompressError:
         return None
-    return report if report.measurement.get("key") == key else None
+    return report if report.key == key else None
 
 
 class _Session:

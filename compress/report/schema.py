@@ -74,7 +74,7 @@ class Arm(_Record):
     Attributes:
         name: the stage's folder or the name the caller gave.
         kind: kind of the stage that made it ("train", "prune", …) or "file".
-        parent: name of the arm it was made from; None for a root.
+        parent: name of the arm it was made from, or that taught it; None for a root.
         file: path of the ONNX file, relative to the report.
         precision: of most of the computing operators: "fp32", "int8 (static)", "int8 (dynamic)" or
             "fp32, int8 weights".
@@ -187,6 +187,7 @@ class Report(_Record):
         machine: what the figures were taken on; None for what the machine does not tell.
         recipe: the recipe as resolved, overrides applied.
         recipe_hash: SHA-256 of `recipe`.
+        key: SHA-256 of all that the figures follow from; a run with an equal key measures no more.
         baseline, final: names of arms.
         measurement: how latencies were taken: workers, rounds, threads, spinning, control.
         notes: what a reader has to know beside the figures.
@@ -200,6 +201,7 @@ class Report(_Record):
     machine: dict[str, Any]
     recipe: dict[str, Any]
     recipe_hash: str
+    key: str = ""
     baseline: str
     final: str | None = None
     budget: Budget | None = None

@@ -39,13 +39,19 @@ class Checkpoint:
         optimizer: Optimizer,
         schedule: LRScheduler,
         extra: dict[str, Any],
+        best: dict[str, Tensor] | None = None,
     ) -> None:
         """Keep the state behind epoch number `epoch` (the first is 0).
+
+        Args:
+            extra: plain values to keep beside it.
+            best: the best weights so far, where training may come back to them.
 
         Raises:
             OutputError: the folder cannot be written.
         """
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in (best or {}).items()}
         for index, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
                 tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
@@ -64,19 +70,21 @@ class Checkpoint:
 
     def load(
         self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler
-    ) -> tuple[int, dict[str, Any]]:
-        """Restore the state in place; gives the next epoch's number and what was kept beside it.
+    ) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+        """Restore the state in place.
 
-        A missing, damaged or foreign state counts as none: (0, {}).
+        Returns:
+            The next epoch's number, what was kept beside the state, and the best weights. A
+            missing, damaged or foreign state counts as none: (0, {}, {}).
         """
         try:
             with safe_open(self.folder / _STATE, framework="pt") as file:
                 facts = json.loads(file.metadata()["facts"])
                 if facts["key"] != self.key:
-                    return 0, {}
+                    return 0, {}, {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            return 0, {}
+            return 0, {}, {}
         model.load_state_dict(_below(tensors, "model."))
         state = optimizer.state_dict()
         state["state"] = {}
@@ -87,7 +95,7 @@ class Checkpoint:
         schedule.load_state_dict(facts["schedule"])
         for group, rate in zip(optimizer.param_groups, facts["rates"], strict=True):
             group["lr"] = rate
-        return facts["epoch"] + 1, facts["extra"]
+        return facts["epoch"] + 1, facts["extra"], _below(tensors, "best.")
 
     def remove(self) -> None:
         """Delete the state: the run is done and its result is safe."""

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -98,9 +98,14 @@ def fit(
     mode.convert(model, device)
     optimizer = make_optimizer(model, config)
     schedule = make_schedule(optimizer, config, config.epochs * batches.steps)
-    start, kept = checkpoint.load(model, optimizer, schedule) if checkpoint else (0, {})
+    start, kept, best = checkpoint.load(model, optimizer, schedule) if checkpoint else (0, {}, {})
+    if kept:
+        mode = Mode(**kept["mode"])
+        mode.convert(model, device)
     result = Fit(mode=mode.name, speeds=speeds, losses=kept.get("losses", []))
-    patience = _Patience(config.patience if validate else 0)
+    patience = _Patience(
+        config.patience, kept.get("best", -math.inf), kept.get("best_epoch", 0), best
+    )
     spent, saved = 0.0, time.monotonic()
     for epoch in range(start, config.epochs):
         began = time.perf_counter()
@@ -118,9 +123,10 @@ def fit(
         result.losses.append(total / batches.steps)
         if validate and config.patience and patience.over(validate(model), epoch, model):
             break
-        due = time.monotonic() - saved > CHECKPOINT_EVERY and not config.patience
+        due = time.monotonic() - saved > CHECKPOINT_EVERY
         if checkpoint and due and epoch + 1 < config.epochs:
-            checkpoint.save(epoch, model, optimizer, schedule, {"losses": result.losses})
+            extra = {"losses": result.losses, "mode": asdict(mode)} | patience.state()
+            checkpoint.save(epoch, model, optimizer, schedule, extra, patience.weights)
             saved = time.monotonic()
     result.epochs = len(result.losses)
     result.steps = result.epochs * batches.steps
@@ -164,16 +170,17 @@ def _step(
 class _Patience:
     """Early stopping: the best weights so far, and whether it is time to stop."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.best, self.epoch = -math.inf, 0
-        self.weights: dict[str, Tensor] = {}
+    def __init__(self, limit: int, best: float, epoch: int, weights: dict[str, Tensor]) -> None:
+        self.limit, self.best, self.epoch, self.weights = limit, best, epoch, weights
 
     def over(self, figure: float, epoch: int, model: nn.Module) -> bool:
         if figure > self.best:
             self.best, self.epoch = figure, epoch + 1
             self.weights = copy.deepcopy(model.state_dict())
         return epoch + 1 - self.epoch >= self.limit
+
+    def state(self) -> dict[str, float]:
+        return {"best": self.best, "best_epoch": self.epoch} if self.weights else {}
 
     def restore(self, model: nn.Module) -> int:
         if self.weights:
