@@ -21,6 +21,10 @@ class DistillConfig(FitConfig):
         views: differently augmented copies of the training split that the teacher answers once;
             epoch k shows the student copy k mod views, so that teacher and student always see the
             same image (Beyer et al., 2022, arXiv:2106.05237).
+        mixup: largest share of a second image in a mixed one; every other image of a copy is mixed,
+            and the teacher answers the mixture, which shows the student what it thinks between the
+            classes (Zhang et al., 2018, arXiv:1710.09412). Below 0.5 the label stays the larger
+            part's. 0 mixes nothing.
     """
 
     teacher: str = "train"
@@ -28,6 +32,7 @@ class DistillConfig(FitConfig):
     temperature: Annotated[float, Field(gt=0)] = 4.0
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.9
     views: Annotated[int, Field(ge=1, le=10_000)] = 16
+    mixup: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
     batch_size: Annotated[int, Field(ge=2)] = 128
     optimizer: Literal["sgd", "adamw", "adam", "rmsprop"] = "adamw"

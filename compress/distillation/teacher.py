@@ -24,6 +24,48 @@ MEMORY = 1 << 30
 _CHUNK = 500
 
 
+@dataclass(frozen=True)
+class Views:
+    """Augmented copies of a task's training inputs, each the same whenever it is asked for.
+
+    Attributes:
+        count: how many copies.
+        seed: of the augmentation.
+        augment: False makes every copy the plain data.
+        mixup: largest share of a second image, see `DistillConfig`.
+    """
+
+    task: Task
+    count: int
+    seed: int = 0
+    augment: bool = True
+    mixup: float = 0.0
+
+    def inputs(self, view: int) -> Tensor:
+        """Copy number `view`, (n, …): number 0 as the data is, the others changed."""
+        plain = self.task.train.inputs
+        if view == 0:
+            return plain
+        generator = Generator().manual_seed(epoch_seed(self.seed, view))
+        augment = self.task.augment
+        if self.augment and augment is not None:
+            plain = torch.cat([augment(chunk, generator) for chunk in plain.split(_CHUNK)])
+        return self._mixed(plain, generator) if self.mixup else plain
+
+    def _mixed(self, inputs: Tensor, generator: Generator) -> Tensor:
+        count = len(inputs)
+        share = torch.rand(count, generator=generator) * self.mixup
+        share = share * (torch.rand(count, generator=generator) < 0.5)
+        share = share.view(-1, *[1] * (inputs.dim() - 1))
+        others = inputs[torch.randperm(count, generator=generator)]
+        return inputs * (1 - share) + others * share
+
+    def facts(self) -> list[object]:
+        """What the copies follow from, for the key of the teacher's answers."""
+        size = len(self.task.train)
+        return [self.task.name, size, self.count, self.seed, self.augment, self.mixup]
+
+
 @dataclass
 class TaughtBatches:
     """Batches of augmented copies with the teacher's answers to exactly these images.
@@ -32,53 +74,35 @@ class TaughtBatches:
         logits: (views, n, classes).
     """
 
-    task: Task
+    views: Views
     logits: Tensor
     batch_size: int
-    augment: bool
-    seed: int
-    _views: dict[int, Tensor] = field(default_factory=dict)
+    _kept: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
-        return max(1, len(self.task.train) // self.batch_size)
+        return max(1, len(self.views.task.train) // self.batch_size)
 
     def epoch(self, number: int, generator: Generator) -> Iterator[Batch]:
         view = number % len(self.logits)
-        inputs, targets = self._inputs(view), self.task.train.targets
+        inputs, targets = self._inputs(view), self.views.task.train.targets
         order = torch.randperm(len(targets), generator=generator)
         for rows in order.split(self.batch_size)[: self.steps]:
             yield Batch(inputs[rows], targets[rows], self.logits[view][rows])
 
     def _inputs(self, view: int) -> Tensor:
-        if view in self._views:
-            return self._views[view]
-        inputs = view_inputs(self.task, view, self.seed, self.augment)
-        if (len(self._views) + 1) * inputs.nbytes <= MEMORY:
-            self._views[view] = inputs
+        if view in self._kept:
+            return self._kept[view]
+        inputs = self.views.inputs(view)
+        if (len(self._kept) + 1) * inputs.nbytes <= MEMORY:
+            self._kept[view] = inputs
         return inputs
-
-
-def view_inputs(task: Task, view: int, seed: int, augment: bool) -> Tensor:
-    """Copy number `view` of the training inputs: number 0 as it is, the others augmented.
-
-    Returns:
-        (n, …); the same for equal arguments.
-    """
-    inputs = task.train.inputs
-    if view == 0 or not augment or task.augment is None:
-        return inputs
-    generator = Generator().manual_seed(epoch_seed(seed, view))
-    return torch.cat([task.augment(chunk, generator) for chunk in inputs.split(_CHUNK)])
 
 
 def teacher_logits(
     teacher: Path,
-    task: Task,
-    views: int,
+    views: Views,
     *,
-    seed: int,
-    augment: bool,
     device: str = "cpu",
     threads: int = 1,
     cache: Path | None = None,
@@ -88,6 +112,7 @@ def teacher_logits(
 
     Args:
         teacher: an ONNX file; it answers as it would in production.
+        views: the copies to answer.
         cache: folder of cached answers; None for no cache.
 
     Returns:
@@ -97,21 +122,21 @@ def teacher_logits(
         ShapeMismatch: the teacher has other classes than the task.
         OutputError: the cache cannot be written.
     """
-    key = digest([sha256(teacher), task.name, len(task.train), views, seed, augment])
+    key = digest([sha256(teacher), *views.facts()])
     path = cache / f"teacher-{key[:16]}.safetensors" if cache else None
     if path is not None and (found := _read(path)) is not None:
         return found
     session = Session(teacher, device, threads)
     answers = []
-    for view in range(views):
-        outputs = session.run(view_inputs(task, view, seed, augment).numpy())
-        if outputs.shape[1:] != (len(task.classes),):
+    for view in range(views.count):
+        outputs = session.run(views.inputs(view).numpy())
+        if outputs.shape[1:] != (len(views.task.classes),):
             raise ShapeMismatch(
                 f"{teacher}: the teacher answers with shape {outputs.shape[1:]}, task "
-                f"'{task.name}' has {len(task.classes)} classes."
+                f"'{views.task.name}' has {len(views.task.classes)} classes."
             )
         answers.append(torch.from_numpy(outputs))
-        progress("teacher's answers", view + 1, views)
+        progress("teacher's answers", view + 1, views.count)
     logits = torch.stack(answers)
     if path is not None:
         _write(path, logits)

@@ -20,7 +20,7 @@ from compress.artifact import ONNX, Artifact
 from compress.data.task import Task
 from compress.distillation.config import DistillConfig
 from compress.distillation.soft_targets import soft_target_loss
-from compress.distillation.teacher import TaughtBatches, teacher_logits
+from compress.distillation.teacher import TaughtBatches, Views, teacher_logits
 from compress.errors import InputError, NoEffect
 from compress.export.config import ExportConfig
 from compress.export.graph import load_onnx, operators
@@ -139,12 +139,16 @@ def distill(
         raise InputError(
             "distill: nothing to teach; give `student`, or put a stage with a model before it."
         )
-    logits = teacher_logits(
-        inputs.teacher,
+    views = Views(
         context.task,
         min(config.views, config.epochs),
         seed=context.seed,
         augment=config.augment,
+        mixup=config.mixup,
+    )
+    logits = teacher_logits(
+        inputs.teacher,
+        views,
         device=context.device,
         threads=context.threads,
         cache=context.cache,
@@ -154,7 +158,7 @@ def distill(
     before = {name: value.clone() for name, value in before.items()}
     done = fit(
         model,
-        TaughtBatches(context.task, logits, config.batch_size, config.augment, context.seed),
+        TaughtBatches(views, logits, config.batch_size),
         soft_target_loss(config.temperature, config.alpha, config.label_smoothing),
         config,
         seed=context.seed,
