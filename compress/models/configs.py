@@ -53,10 +53,10 @@ class StridedConfig(ModelConfig):
         hidden: width of a linear layer before the last one; 0 for none.
     """
 
-    widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 32)
-    kernels: tuple[Width, ...] = (5, 3, 3)
-    strides: tuple[Width, ...] = (3, 2, 1)
-    paddings: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 1)
+    widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 32, 32)
+    kernels: tuple[Width, ...] = (5, 3, 3, 3)
+    strides: tuple[Width, ...] = (3, 1, 2, 1)
+    paddings: tuple[Annotated[int, Field(ge=0)], ...] = (0, 0, 1, 1)
     hidden: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

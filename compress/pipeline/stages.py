@@ -141,7 +141,7 @@ def distill(
         )
     views = Views(
         context.task,
-        min(config.views, config.epochs),
+        config.views,
         seed=context.seed,
         augment=config.augment,
         mixup=config.mixup,
