@@ -48,9 +48,7 @@ REFERENCES: dict[str, Reference] = {
     "cnn-small": Reference(
         "resnet", {"widths": (16, 32), "blocks": 2}, "ResNet-10, two stages, 49 k parameters"
     ),
-    "cnn-tiny": Reference(
-        "strided", {}, "four convolutions, strided early, 27 k parameters"
-    ),
+    "cnn-tiny": Reference("strided", {}, "four convolutions, strided early, 27 k parameters"),
     "lenet": Reference(
         "lenet", {}, "LeNet-5: two convolutions, three linear layers, 62 k parameters"
     ),

@@ -19,7 +19,12 @@ from compress.report.branches import branch_steps
 from compress.report.drawing import legend_marker
 from compress.report.formatting import fact, size
 from compress.report.gains import batches, report_metric
-from compress.report.pictures import NAMED_AT_MOST, accuracy_against_latency, picture_points
+from compress.report.pictures import (
+    NAMED_AT_MOST,
+    accuracy_against_latency,
+    outside_picture,
+    picture_points,
+)
 from compress.report.schema import Report
 from compress.report.verdict import key_figures, verdict
 
@@ -42,6 +47,7 @@ def render_html(report: Report) -> str:
                 "narrow": accuracy_against_latency(report, "narrow"),
             },
             points=points,
+            outside=outside_picture(report),
             keyed=len(points) > NAMED_AT_MOST,
             branches=branches if axis else [],
             axis=axis,

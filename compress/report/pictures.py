@@ -46,7 +46,28 @@ class Point:
 
 
 def picture_points(report: Report) -> list[Point]:
-    """The arms that have both a quality and a latency, each with a short key, in report order."""
+    """The arms that the picture shows, each with a short key, in report order."""
+    outside = outside_picture(report)
+    return [point for point in _all_points(report) if point not in outside]
+
+
+def outside_picture(report: Report) -> list[Point]:
+    """Arms so far below all others that showing them would press the others into one line.
+
+    A model that was pruned and not yet trained again is the usual one.
+    """
+    points = sorted(_all_points(report), key=_goodness)
+    outside: list[Point] = []
+    while len(points) > 2 and points[0].role not in ("baseline", "final"):
+        rest = [bound for point in points[1:] for bound in point.quality.interval]
+        gap = min(abs(points[0].quality.value - bound) for bound in rest)
+        if gap <= 3 * (max(rest) - min(rest)):
+            break
+        outside.append(points.pop(0))
+    return outside
+
+
+def _all_points(report: Report) -> list[Point]:
     sizes = batches(report)
     points: list[Point] = []
     for arm in report.arms:
