@@ -128,7 +128,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Render report.html and report.md anew from what was measured."""
-    from compress.pipeline.benchmark import write_pages
+    from compress.pipeline.pages import write_pages
     from compress.report.schema import load_report
 
     for path in runs:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import compress
-from compress.artifact import Artifact, digest, load_artifact, wrap_onnx, write_text
+from compress.artifact import Artifact, digest, load_artifact, wrap_onnx
 from compress.data.references import load_task
 from compress.errors import InputError
 from compress.export.graph import load_onnx, operators, precision
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure, measure_memory
 from compress.measure.machine import machine
-from compress.pipeline.benchmark import describe_arm, measurement, write_pages
+from compress.pipeline.benchmark import describe_arm, measurement
 from compress.pipeline.compare import Scores, compare
 from compress.pipeline.context import Context
+from compress.pipeline.pages import write_report
 from compress.progress import Progress, quiet
 from compress.recipe import BudgetConfig
 from compress.report.schema import Arm, Report
@@ -97,8 +98,7 @@ def bench(
         notes=[] if task else ["No data was given: inputs are random, accuracy was not measured."],
     )
     if out is not None:
-        write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
-        write_pages(report, out)
+        write_report(report, out)
     return report
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import compress
-from compress.artifact import Artifact, digest, write_text
+from compress.artifact import Artifact, digest
 from compress.export.graph import load_onnx, operators, precision
 from compress.measure.config import BenchConfig
 from compress.measure.latency import CONTROL, Measured, measure, measure_memory
@@ -21,12 +21,6 @@ from compress.recipe import Recipe
 from compress.report.schema import Arm, Candidate, Report
 from compress.runtime.onnxruntime import Session
 from compress.stats import paired_drop
-
-
-def report_key(recipe: Recipe, config: BenchConfig, made: dict[str, Artifact], device: str) -> str:
-    """What a report follows from, besides the machine's mood."""
-    keys = {name: artifact.card.key for name, artifact in made.items()}
-    return digest([keys, config.model_dump(mode="json"), recipe.budget.model_dump(), device])
 
 
 def benchmark(
@@ -188,11 +182,3 @@ def _candidates(made: dict[str, Artifact]) -> list[Candidate]:
         for artifact in made.values()
         for entry in artifact.card.evidence.get("candidates", [])
     ]
-
-
-def write_pages(report: Report, out: Path) -> None:
-    """Render report.html and report.md beside report.json."""
-    from compress.report import render_html, render_markdown
-
-    write_text(out / "report.html", render_html(report))
-    write_text(out / "report.md", render_markdown(report))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import compress
-from compress.artifact import digest
+from compress.artifact import Artifact, digest
 from compress.measure.config import BenchConfig
 from compress.recipe import BudgetConfig, Recipe, Stage
 
@@ -58,3 +58,9 @@ def _digest_inputs(
     if stage.kind == "quantize":  # its choice depends on the budget and on what is timed
         facts |= {"budget": budget.model_dump(), "bench": [bench.batch, bench.threads]}
     return digest(facts)
+
+
+def report_key(recipe: Recipe, config: BenchConfig, made: dict[str, Artifact], device: str) -> str:
+    """What a report follows from, besides the machine's mood."""
+    keys = {name: artifact.card.key for name, artifact in made.items()}
+    return digest([keys, config.model_dump(mode="json"), recipe.budget.model_dump(), device])

@@ -24,7 +24,8 @@ from compress.artifact import (
 from compress.data.references import load_task
 from compress.errors import ArtifactError, CompressError, ModelFileError
 from compress.measure.machine import versions
-from compress.pipeline.keys import recipe_stage_key
+from compress.pipeline.keys import recipe_stage_key, report_key
+from compress.pipeline.pages import write_report
 from compress.progress import Progress, quiet
 from compress.recipe import Recipe, Stage
 from compress.report.schema import Report
@@ -76,8 +77,6 @@ def run(
     Raises:
         CompressError: a stage failed; the stages before it are kept.
     """
-    from compress.pipeline.benchmark import benchmark, report_key, write_pages
-
     session = _Session(recipe, out, device, progress)
     made: dict[str, Artifact] = {}
     reused = 0
@@ -99,9 +98,10 @@ def run(
     key = report_key(recipe, bench.config, made, device)
     report = _stored_report(out, key)
     if report is None:
+        from compress.pipeline.benchmark import benchmark
+
         report = benchmark(recipe, bench.config, made, session.context(), out, key, command)
-        write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
-    write_pages(report, out)
+    write_report(report, out)
     return Outcome(out, report, reused, len(made))
 
 

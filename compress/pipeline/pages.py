@@ -1,0 +1,21 @@
+"""The pages of a report, beside its report.json; no framework, so a finished run ends at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compress.artifact import write_text
+from compress.report import render_html, render_markdown
+from compress.report.schema import Report
+
+
+def write_report(report: Report, out: Path) -> None:
+    """Write report.json, and the pages rendered from it."""
+    write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
+    write_pages(report, out)
+
+
+def write_pages(report: Report, out: Path) -> None:
+    """Render report.html and report.md."""
+    write_text(out / "report.html", render_html(report))
+    write_text(out / "report.md", render_markdown(report))
