@@ -26,6 +26,10 @@ def mean_interval(scores: Sequence[float] | np.ndarray, confidence: float = 0.95
     values = np.asarray(scores, dtype=float)
     if np.isin(values, (0.0, 1.0)).all():
         return wilson_interval(int(values.sum()), len(values), confidence)
+    return _t_interval(values, confidence)
+
+
+def _t_interval(values: np.ndarray, confidence: float) -> Interval:
     if len(values) < 2:
         return -math.inf, math.inf
     half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * stats.sem(values)
@@ -83,7 +87,7 @@ def paired_drop(
     if np.isin(np.concatenate([baseline, candidate]), (0.0, 1.0)).all():
         worse, better = int((drop > 0).sum()), int((drop < 0).sum())
         return float(drop.mean()), tango_interval(worse, better, len(drop), confidence)
-    return float(drop.mean()), mean_interval(drop, confidence)
+    return float(drop.mean()), _t_interval(drop, confidence)
 
 
 def samples_for_proof(discordance: float, margin: float) -> int:

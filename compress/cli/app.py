@@ -38,11 +38,7 @@ def main() -> None:
         print(f"compress: {place}{error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print(
-            "compress: interrupted; finished stages are kept, the same command goes on from there.",
-            file=sys.stderr,
-        )
-        code = 130
+        code = _interrupted()
     except typer.Exit as stop:
         code = stop.exit_code
     except Exception as error:
@@ -50,6 +46,14 @@ def main() -> None:
             raise
         code = _usage(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted() -> int:
+    print(
+        "compress: interrupted; finished stages are kept, the same command goes on from there.",
+        file=sys.stderr,
+    )
+    return 130
 
 
 def _usage(error: Exception) -> int:
@@ -61,8 +65,8 @@ def _usage(error: Exception) -> int:
         if text := message():
             print(f"{name}: {text} Try '{name} --help'.", file=sys.stderr)
         return 2
-    if type(error).__name__ == "Abort":
-        return 130
+    if type(error).__name__ == "Abort":  # what typer makes of Ctrl-C
+        return _interrupted()
     print(
         f"compress: unexpected {type(error).__name__}: {error}. This is a defect; "
         "the same command with --debug shows where.",

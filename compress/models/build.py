@@ -55,11 +55,12 @@ def _call_factory(reference: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _import_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"compress_factory_{path.stem}"  # a file `queue.py` must not replace Python's own
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -80,7 +81,7 @@ def count_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
         nonlocal total
-        positions = output.numel() // output.shape[1 if output.dim() == 4 else -1]
+        positions = output.numel() // output.shape[1 if isinstance(module, nn.Conv2d) else -1]
         weight = module.weight
         assert isinstance(weight, Tensor)
         total += positions * weight.numel()

@@ -49,6 +49,8 @@ def prune(
     pruned.zero_grad(set_to_none=True)
     evidence = _evidence(model, pruned, sample, macs)
     if evidence["parameters"][0] == evidence["parameters"][1]:
+        if config.strides and config.macs is not None:
+            raise NoEffect("pruning removed no parameter: the strides alone meet macs. Lower macs.")
         raise NoEffect(
             f"pruning removed no parameter: no layer can lose {config.round_to} channels at this "
             "target. Lower round_to, or ask for more."
@@ -67,26 +69,26 @@ def _apply_strides(model: nn.Module, config: PruneConfig) -> None:
 
 
 def _ignored_layers(model: nn.Module, sample: Tensor, config: PruneConfig) -> list[nn.Module]:
-    """The layer that gives the model's output, and those that the user wants kept."""
+    """The layer that gives the model's output, and all layers inside those that the user keeps."""
     modules = dict(model.named_modules())
+    kept: list[nn.Module] = []
     for name in config.keep:
         if name not in modules:
-            raise InputError(
-                f"keep: no layer named '{name}'. Known: {', '.join(filter(None, modules))}."
-            )
-    made: dict[int, nn.Module] = {}
-
-    def remember(module: nn.Module, _: Any, output: Any) -> None:
-        made[id(output)] = module
-
-    layers = [module for module in modules.values() if isinstance(module, nn.Linear | nn.Conv2d)]
-    hooks = [layer.register_forward_hook(remember) for layer in layers]
+            known = ", ".join(filter(None, modules))
+            raise InputError(f"keep: no layer named '{name}'. Known: {known}.")
+        kept += modules[name].modules()
+    calls: list[tuple[nn.Module, Any]] = []
+    hooks = [
+        layer.register_forward_hook(lambda module, _, output: calls.append((module, output)))
+        for layer in modules.values()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
     with torch.inference_mode():
         output = model(sample)
     for hook in hooks:
         hook.remove()
-    last = [made[id(output)]] if id(output) in made else layers[-1:]
-    return last + [modules[name] for name in config.keep]
+    makers = [module for module, made in calls if made is output] or [calls[-1][0]]
+    return makers + kept
 
 
 def _accumulate_gradients(model: nn.Module, task: Task, config: PruneConfig, seed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ class Checkpoint:
             save_file(contiguous, scratch, {"facts": json.dumps(facts)})
             scratch.replace(self.folder / _STATE)
         except (OSError, SafetensorError) as error:
-            scratch.unlink(missing_ok=True)
+            with suppress(OSError):
+                scratch.unlink()
             raise OutputError(f"{self.folder}: checkpoint cannot be written: {error}.") from error
 
     def load(

@@ -83,7 +83,8 @@ def fit(
     """Train a model in place and leave it in evaluation mode on the CPU.
 
     Two runs with equal arguments, threads and machine give identical weights, also when one of them
-    was stopped and went on from its checkpoint.
+    was stopped and went on from its checkpoint; with `precision: auto` as long as both find the
+    same mode the fastest, which the card tells.
 
     Args:
         loss: takes outputs (batch, …) in fp32 and the batch; gives a scalar.
@@ -102,6 +103,7 @@ def fit(
     if kept:
         mode = Mode(**kept["mode"])
         mode.convert(model, device)
+        _match_layout(optimizer)
     result = Fit(mode=mode.name, speeds=speeds, losses=kept.get("losses", []))
     patience = _Patience(
         config.patience, kept.get("best", -math.inf), kept.get("best_epoch", 0), best
@@ -165,6 +167,14 @@ def _step(
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
     return number
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded moments their weights' memory layout: the fused kernels pair raw elements."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight).copy_(value)
 
 
 class _Patience:

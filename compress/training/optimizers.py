@@ -34,20 +34,21 @@ def make_optimizer(model: nn.Module, config: FitConfig) -> Optimizer:
 
 def make_schedule(optimizer: Optimizer, config: FitConfig, steps: int) -> LRScheduler:
     """The learning rate over `steps` optimizer steps; called once behind each."""
-    warmup = max(1, round(config.warmup * steps))
+    warmup = max(1, round(config.warmup * steps)) if config.warmup else 0
     if config.schedule == "one_cycle":
-        # OneCycleLR divides by the length of each phase: it needs a step in either.
-        share = min(max(config.warmup, 1 / steps), 1 - 1 / steps) if steps > 1 else 0.5
+        # OneCycleLR divides by the length of either phase, less one: neither may be empty.
+        total = max(steps, 3)
+        share = min(max(config.warmup, 2 / total), 1 - 1 / total)
         return OneCycleLR(
             optimizer,
             config.learning_rate,
-            total_steps=max(steps, 2),
+            total_steps=total,
             pct_start=share,
             cycle_momentum=False,
         )
 
     def factor(step: int) -> float:
-        if step < warmup and config.warmup:
+        if step < warmup:
             return (step + 1) / warmup
         if config.schedule == "constant":
             return 1.0

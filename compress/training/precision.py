@@ -61,7 +61,7 @@ def choose_mode(
         rounds: interleaved timed steps of each mode, after one that warms up.
 
     Returns:
-        The mode, and for each one tried its speed against plain fp32 (above 1 is faster).
+        The mode, and for each one tried its speed against the plainest (above 1 is faster).
     """
     layouts = [False, True] if batch.inputs.dim() == 4 else [False]
     types = {"fp32": [False], "bf16": [True], "auto": [False, True]}[precision]
