@@ -23,14 +23,22 @@ app = typer.Typer(
 for module in (run_commands, stage_commands, inspect_commands):
     module.register(app)
 
+#: Exit code of a program that Ctrl-C stopped: 128 and the number of the signal.
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Entry point; an error on purpose is one line on stderr, a traceback only with `--debug`."""
+    # torch's threads spin at every barrier; beside a busy neighbour that made training on two cores
+    # ten times slower. Read when torch is loaded, so it has to be set before.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments or bool(os.environ.get("COMPRESS_DEBUG"))
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # newer versions of typer turn Ctrl-C into a return value
+            _interrupted()
     except CompressError as error:
         if debug:
             raise
@@ -53,7 +61,7 @@ def _interrupted() -> int:
         "compress: interrupted; finished stages are kept, the same command goes on from there.",
         file=sys.stderr,
     )
-    return 130
+    return INTERRUPTED
 
 
 def _usage(error: Exception) -> int:
