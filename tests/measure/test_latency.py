@@ -1,0 +1,257 @@
+"""Latency: figures from arrays that are given, and real workers on a model of one product."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from scipy import stats
+
+from compress.errors import WorkerFailed
+from compress.measure import worker
+from compress.measure.config import BenchConfig
+from compress.measure.latency import CONTROL, Measured, measure, measure_memory
+
+SMALL = BenchConfig(batch=(1, 2), threads=(1,), workers=2, rounds=2, block_ms=0.5)
+
+
+def write(path: Path, repeats: int = 1) -> Path:
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4])
+        for name in ("v0", f"v{repeats}")
+    ]
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    nodes = [helper.make_node("MatMul", [f"v{i}", "w"], [f"v{i + 1}"]) for i in range(repeats)]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [weight])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("latency") / "model.onnx")
+
+
+def given_blocks(**milliseconds: list[list[float]]) -> Measured:
+    """One batch size; keyword `name_threads` to (workers, rounds) block medians."""
+    blocks = {}
+    for name, values in milliseconds.items():
+        arm, _, threads = name.partition("_")
+        blocks[arm, 1, int(threads or 1)] = np.array(values) * 1e6
+    return Measured(blocks, dict.fromkeys(blocks, 7))
+
+
+def test_a_ratio_worked_by_hand():
+    # Per worker the median over rounds of candidate / baseline: 0.5, 0.4 and 0.8.
+    measured = given_blocks(
+        a=[[2.0, 2.0, 4.0], [1.0, 1.0, 1.0], [1.0, 2.0, 4.0]],
+        b=[[1.0, 1.0, 1.0], [0.4, 0.4, 9.0], [0.8, 1.6, 3.2]],
+    )
+    ratio, interval, workers = measured.ratio("a", "b", 1)
+    # Walsh averages of logs: three values and three means of pairs; their median is the estimate.
+    logs = np.log([0.5, 0.4, 0.8])
+    walsh = sorted([*logs, *(logs + np.roll(logs, 1)) / 2])
+    assert ratio == pytest.approx(np.exp((walsh[2] + walsh[3]) / 2))
+    assert (interval, workers) == ((0.0, np.inf), 3)
+    assert measured.overall("a", "b") == pytest.approx(ratio)
+    assert measured.arms() == ["a", "b"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(6, 10), st.integers(0, 10**6))
+def test_the_interval_is_the_signed_rank_tests_own(workers: int, seed: int):
+    random = np.random.default_rng(seed)
+    ratios = random.lognormal(0, 0.2, workers)
+    under = random.uniform(1, 2, (workers, 4))
+    measured = given_blocks(a=under.tolist(), b=(under * ratios[:, None]).tolist())
+    ratio, (low, high), _ = measured.ratio("a", "b", 1)
+    assert low <= ratio <= high
+
+    def p_value(bound: float) -> float:
+        shifted = np.log(ratios) - np.log(bound)
+        return float(stats.wilcoxon(shifted, method="exact").pvalue)
+
+    # Just outside the interval the exact test rejects at 5 %; just inside it does not.
+    for bound, outwards in ((low, 1 - 1e-9), (high, 1 + 1e-9)):
+        assert p_value(bound * outwards) <= 0.05
+        assert p_value(bound / outwards) > 0.05
+
+
+def test_overall_is_the_geometric_mean_over_batches():
+    blocks = {
+        (arm, batch, 1): np.full((2, 2), value)
+        for batch, values in ((1, (4.0, 1.0)), (8, (1.0, 1.0)))
+        for arm, value in zip("ab", values, strict=True)
+    }
+    measured = Measured(blocks, dict.fromkeys(blocks, 1))
+    assert measured.overall("a", "b") == pytest.approx(0.5)
+    assert measured.overall("b", "a") == pytest.approx(2.0)
+
+
+def test_every_arm_is_judged_by_its_own_best_thread_count():
+    measured = given_blocks(a_1=[[4.0, 4.0]], a_2=[[2.0, 2.0]], b_1=[[1.0, 1.0]], b_2=[[3.0, 3.0]])
+    assert measured.best("a", 1) == ("a", 1, 2)
+    assert measured.best("b", 1) == ("b", 1, 1)
+    assert measured.ratio("a", "b", 1)[0] == pytest.approx(0.5)
+    assert [(point.threads, point.best) for point in measured.latency("a")] == [
+        (1, False),
+        (2, True),
+    ]
+
+
+def test_figures_for_the_report():
+    blocks = np.arange(1.0, 31.0).reshape(5, 6)
+    measured = given_blocks(a=blocks.tolist(), few=blocks[:4, :].tolist())
+    (point,) = measured.latency("a")
+    assert point.median_ms == np.median(np.median(blocks, axis=1)) == 15.5
+    assert point.workers_ms == [3.5, 9.5, 15.5, 21.5, 27.5]
+    assert point.p90_ms == pytest.approx(np.percentile(blocks, 90))
+    assert (point.n, point.batch, point.threads) == (7, 1, 1)
+    assert point.throughput == pytest.approx(1000 / 15.5)
+    (point,) = measured.latency("few")
+    assert point.p90_ms is None
+
+
+def test_a_real_measurement_end_to_end(model: Path, tmp_path: Path):
+    seen = []
+    longer = write(tmp_path / "longer.onnx", repeats=200)
+    measured = measure(
+        {"short": model, "long": longer},
+        SMALL,
+        progress=lambda *step: seen.append(step),
+        label="speed",
+    )
+    assert measured.arms().count(CONTROL) == 1
+    assert set(measured.arms()) == {"short", "long", CONTROL}
+    assert set(measured.blocks) == {
+        (arm, batch, 1) for arm in ("short", "long", CONTROL) for batch in (1, 2)
+    }
+    for cell, blocks in measured.blocks.items():
+        assert blocks.shape == (2, 2)
+        assert (blocks > 0).all()
+        assert measured.calls[cell] >= 2 * 2 * 3
+    assert seen == [("speed", 1, 2), ("speed", 2, 2)]
+    assert {point.batch for point in measured.latency("short")} == {1, 2}
+
+
+def test_without_a_control_there_is_none(model: Path):
+    config = SMALL.model_copy(update={"control": False, "workers": 1, "batch": (1,)})
+    rows = np.zeros((1, 4), np.float32)
+    assert measure({"a": model}, config, inputs=rows).arms() == ["a"]
+
+
+def test_memory_of_each_arm_is_measured_on_its_own(model: Path):
+    found = measure_memory({"a": model, "b": model}, SMALL)
+    assert found.keys() == {"a", "b"}
+    assert all(0 <= size < 2**30 for size in found.values())
+
+
+@pytest.mark.parametrize("call", [measure, measure_memory])
+def test_a_model_that_does_not_load_is_named(tmp_path: Path, model: Path, call: Callable):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(WorkerFailed) as caught:
+        call({"bad one": path}, SMALL)
+    message = str(caught.value)
+    assert message.startswith("measuring bad one")
+    assert f"the process died: compress.errors.ModelFileError: {path}: onnxruntime" in message
+    assert "\n" not in message
+
+
+def test_data_that_does_not_fit_is_told_with_all_arms(model: Path):
+    with pytest.raises(WorkerFailed) as caught:
+        measure({"a": model, "b": model}, SMALL, inputs=np.zeros((2, 5), np.float32))
+    assert str(caught.value).startswith(f"measuring a, b, {CONTROL}: the process died: ")
+    assert str(caught.value).endswith("the data is one float32 array of shape [1, 5].")
+
+
+def test_a_worker_that_is_killed_says_how(model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(WorkerFailed) as caught:
+        measure({"a": model}, SMALL)
+    assert str(caught.value) == f"measuring a, {CONTROL}: the process died: exit code 1"
+
+
+def test_a_worker_that_hangs_is_stopped(model: Path, tmp_path: Path):
+    config = SMALL.model_copy(update={"timeout": 0.01})
+    with pytest.raises(WorkerFailed) as caught:
+        measure({"a": model}, config)
+    assert str(caught.value) == (
+        f"measuring a, {CONTROL}: the process hung for 0.01 s and was stopped."
+    )
+
+
+def test_workers_draw_different_coins_from_the_seed(model: Path, monkeypatch: pytest.MonkeyPatch):
+    seeds = []
+
+    def answer(command: list[str], input: str, **_: object) -> subprocess.CompletedProcess[str]:
+        job = json.loads(input)
+        seeds.append(job["seed"])
+        cells = [
+            {"arm": arm["name"], "batch": 1, "threads": 1, "blocks_ns": [1.0, 1.0], "calls": 3}
+            for arm in job["arms"]
+        ]
+        return subprocess.CompletedProcess(command, 0, json.dumps(cells), "")
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    measure({"a": model}, SMALL, seed=3)
+    assert seeds == [3000, 3001]
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
+    """The order of blocks in one worker, by seed and rounds; nothing is timed."""
+    ran: list[str] = []
+
+    class Block:
+        calls, loop = 3, 1
+
+        def __init__(self, call: str, block_ns: float) -> None:
+            self.name = call
+
+        def run(self) -> float:
+            ran.append(self.name)
+            return float(len(ran))
+
+    monkeypatch.setattr(worker, "_Block", Block)
+    monkeypatch.setattr(worker, "_load", lambda arm, *_: arm["name"])
+    monkeypatch.setattr(worker.gc, "freeze", lambda: None)
+
+    def run(seed: int, rounds: int) -> list[str]:
+        ran.clear()
+        arms = [{"name": name, "file": ""} for name in "abcd"]
+        job = {"seed": seed, "batch": [1], "arms": arms, "threads": [1], "device": "cpu"}
+        found = worker.latencies(job | {"rounds": rounds, "block_ms": 1.0}, None)
+        assert all(len(entry["blocks_ns"]) == rounds for entry in found)
+        assert all(entry["calls"] == 3 * rounds for entry in found)
+        return list(ran)
+
+    return run
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_blocks_turns_round(order: Callable[[int, int], list[str]], seed: int):
+    ran = order(seed, 8)
+    rounds = [ran[start : start + 4] for start in range(0, 32, 4)]
+    forward = rounds[0]
+    assert sorted(forward) == list("abcd")
+    back = forward[::-1]
+    assert rounds == [forward, back, back, forward] * 2
+    # Linear drift adds the same to every arm: the mean place is equal after two rounds already.
+    places = {name: [i for i, arm in enumerate(ran[:8]) if arm == name] for name in "abcd"}
+    assert len({sum(where) for where in places.values()}) == 1
+
+
+def test_the_first_order_is_drawn_by_the_seed(order: Callable[[int, int], list[str]]):
+    assert order(1, 2) == order(1, 2)
+    assert len({tuple(order(seed, 2)[:4]) for seed in range(12)}) > 4

@@ -1,0 +1,252 @@
+"""The choice between quantized models, on latencies and scores that are given, and on real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from compress.data.task import Task
+from compress.export.graph import operators
+from compress.measure.config import BenchConfig
+from compress.measure.latency import Measured
+from compress.quantization import best
+from compress.quantization.config import QuantizeConfig
+from compress.report.schema import Candidate
+from compress.runtime.onnxruntime import Session
+
+INPUT = "fp32 input"
+
+
+class Stage:
+    """`best.choose` on arms whose latency ratio, hits of 100 and size in bytes are given."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
+        self.folder, self.monkeypatch, self.task = folder, monkeypatch, task
+        self.configs: list[BenchConfig] = []
+
+    def choose(
+        self,
+        arms: dict[str, tuple[float, int, int]],
+        max_drop: float = 0.02,
+        minimise: str = "latency",
+        failures: dict[str, str] | None = None,
+    ) -> tuple[str | None, dict[str, Candidate]]:
+        files, hits = {}, {}
+        for number, (name, (_, right, size)) in enumerate(arms.items()):
+            files[name] = self.folder / f"{number}.onnx"
+            files[name].write_bytes(b"x" * size)
+            hits[files[name]] = right
+
+        def measure(timed: dict[str, Path], config: BenchConfig, **_: object) -> Measured:
+            assert timed == files
+            self.configs.append(config)
+            blocks = {(arm, 1, 1): np.full((4, 6), 1e6 * arms[arm][0]) for arm in timed}
+            return Measured(blocks, dict.fromkeys(blocks, 1))
+
+        def scores(path: Path, task: Task, device: str) -> np.ndarray:
+            return (np.arange(100) < hits[path]).astype(float)
+
+        self.monkeypatch.setattr(best, "measure", measure)
+        self.monkeypatch.setattr(best, "_scores", scores)
+        source, others = files[INPUT], {k: v for k, v in files.items() if k != INPUT}
+        goal = best.Goal(source, max_drop, minimise, BenchConfig(batch=(1, 3), control=True))
+        chosen, account = best.choose(
+            source, others, failures or {}, self.task, goal, stage="4-quantize"
+        )
+        return chosen, {entry.name: entry for entry in account}
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_task: Task) -> Stage:
+    return Stage(tmp_path, monkeypatch, tiny_task)
+
+
+def test_the_fastest_within_the_budget_is_kept_and_the_others_say_why_not(stage: Stage):
+    chosen, account = stage.choose(
+        {
+            INPUT: (1.0, 90, 400),
+            "static": (0.5, 89, 100),
+            "dynamic": (1.234, 90, 110),
+            "wrong": (0.2, 80, 90),
+            "weight-only": (0.99, 90, 105),
+        },
+        failures={"broken": "could not be built: no operator became int8"},
+    )
+    assert chosen == "static"
+    assert {name: (entry.kept, entry.reason) for name, entry in account.items()} == {
+        INPUT: (False, "static is faster or smaller"),
+        "static": (True, "fastest within the budget"),
+        "dynamic": (False, "slower than the fp32 input: 1.23 × its latency"),
+        "wrong": (False, "validation drop 0.1000 is over the budget of 0.02"),
+        "weight-only": (False, "static is faster or smaller"),
+        "broken": (False, "could not be built: no operator became int8"),
+    }
+    static = account["static"]
+    assert (static.stage, static.size_bytes) == ("4-quantize", 100)
+    assert (static.drop, static.latency_ratio) == (pytest.approx(0.01), pytest.approx(0.5))
+    assert account["broken"].latency_ratio is None
+
+
+def test_a_drop_of_exactly_the_budget_is_within_it(stage: Stage):
+    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 87, 100)}
+    assert stage.choose(arms, max_drop=0.03)[0] == "static"
+    assert stage.choose(arms, max_drop=0.0299)[0] is None
+
+
+def test_the_drop_is_counted_from_the_reference_and_may_be_negative(stage: Stage):
+    chosen, account = stage.choose({INPUT: (1.0, 90, 400), "static": (0.9, 95, 100)}, max_drop=0.0)
+    assert chosen == "static"
+    assert account["static"].drop == pytest.approx(-0.05)
+
+
+def test_of_equally_fast_ones_the_smallest_is_kept(stage: Stage):
+    chosen, account = stage.choose(
+        {
+            INPUT: (1.0, 90, 400),
+            "static": (0.500, 90, 120),
+            "dynamic": (0.524, 90, 100),
+            "weight-only": (0.526, 90, 50),
+        }
+    )
+    assert chosen == "dynamic"
+    assert account["dynamic"].reason == "smallest of those within 5% of the fastest"
+    assert account["static"].reason == "dynamic is faster or smaller"
+
+
+def test_where_nothing_qualifies_the_input_stays(stage: Stage):
+    chosen, account = stage.choose(
+        {INPUT: (1.0, 90, 400), "static": (0.5, 50, 100), "dynamic": (1.06, 90, 100)}
+    )
+    assert chosen is None
+    assert account[INPUT].kept
+    assert not account["static"].kept
+    assert account["dynamic"].reason == "slower than the fp32 input: 1.06 × its latency"
+
+
+def test_even_an_input_over_the_budget_stays_where_nothing_else_is_within(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    refusals = iter(["over the budget"] * 2)
+    monkeypatch.setattr(best, "_refusal", lambda *_: next(refusals))
+    chosen, account = stage.choose({INPUT: (1.0, 90, 400), "static": (0.5, 90, 100)})
+    assert chosen is None
+    assert account[INPUT].reason == "nothing else is within the budget"
+
+
+def test_size_is_minimised_whatever_the_latency(stage: Stage):
+    arms = {
+        INPUT: (1.0, 90, 400),
+        "static": (0.5, 90, 120),
+        "weight-only": (1.5, 90, 100),
+        "wrong": (0.5, 10, 1),
+    }
+    chosen, account = stage.choose(arms, minimise="size")
+    assert chosen == "weight-only"
+    assert account["weight-only"].reason == "smallest within the budget"
+    assert account["wrong"].reason == "validation drop 0.8000 is over the budget of 0.02"
+    assert stage.choose(arms)[0] == "static"
+
+
+def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
+    stage.choose({INPUT: (1.0, 90, 400)})
+    (config,) = stage.configs
+    assert config == BenchConfig(batch=(1, 3), workers=4, rounds=6, control=False)
+
+
+ARM = st.tuples(st.floats(0.1, 3), st.integers(0, 100), st.integers(1, 500))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    arms=st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), ARM, min_size=1),
+    size=st.integers(1, 500),
+    minimise=st.sampled_from(["latency", "size"]),
+)
+def test_nothing_that_could_be_taken_is_much_better_than_what_is(
+    arms: dict[str, tuple[float, int, int]],
+    size: int,
+    minimise: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_task: Task,
+):
+    every = {INPUT: (1.0, 80, size), **arms}
+    with pytest.MonkeyPatch.context() as patch:
+        stage = Stage(tmp_path_factory.mktemp("choice"), patch, tiny_task)
+        chosen, account = stage.choose(every, max_drop=0.1, minimise=minimise)
+    assert [name for name, entry in account.items() if entry.kept] == [chosen or INPUT]
+    ratio, hits, bytes_ = every[chosen or INPUT]
+    allowed = {
+        name: arm
+        for name, arm in every.items()
+        if arm[1] >= 70 and (minimise == "size" or arm[0] <= 1.05)
+    }
+    assert hits >= 70
+    if minimise == "size":
+        assert bytes_ == min(arm[2] for arm in allowed.values())
+    else:
+        assert ratio <= 1.05 * min(arm[0] for arm in allowed.values()) * (1 + 1e-9)
+
+
+@pytest.fixture(scope="module")
+def built(
+    trained_onnx: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Path], dict[str, str]]:
+    folder = tmp_path_factory.mktemp("candidates")
+    return best.build(trained_onnx, folder, tiny_task, QuantizeConfig(samples=64))
+
+
+def test_all_candidates_are_built_small_named_and_loadable(
+    built: tuple[dict[str, Path], dict[str, str]], trained_onnx: Path, tiny_task: Task
+):
+    files, failures = built
+    assert failures == {}
+    static, dynamic, weights = "int8 (static)", "int8 (dynamic)", "fp32, int8 weights"
+    assert {name: operators(onnx.load(path)) for name, path in files.items()} == {
+        "static": {"Conv": {static: 6}, "Gemm": {static: 1}},
+        "static, first convolution fp32": {"Conv": {"fp32": 1, static: 5}, "Gemm": {static: 1}},
+        "dynamic": {"Conv": {dynamic: 6}, "MatMul": {dynamic: 1}},
+        "weight-only": {"Conv": {weights: 4, "fp32": 2}, "Gemm": {"fp32": 1}},
+    }
+    rows = tiny_task.validation.inputs.numpy()
+    expected = Session(trained_onnx).run(rows)
+    for path in files.values():
+        found = Session(path).run(rows)
+        assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.9
+        assert not np.array_equal(found, expected)
+
+
+def test_calibration_depends_on_the_seed_and_on_nothing_else(
+    built: tuple[dict[str, Path], dict[str, str]],
+    trained_onnx: Path,
+    tiny_task: Task,
+    tmp_path: Path,
+):
+    config = QuantizeConfig(method="static", samples=64)
+    found = {}
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        files, _ = best.build(trained_onnx, tmp_path / str(seed), tiny_task, config, seed)
+        assert list(files) == ["static"]
+        found[seed] = files["static"].read_bytes()
+    assert found[0] == built[0]["static"].read_bytes()
+    assert found[1] != found[0]
+
+
+def test_what_cannot_become_int8_is_named_with_the_reason(tmp_path: Path, tiny_task: Task):
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1, 12, 12]) for name in "xy"
+    ]
+    graph = helper.make_graph([helper.make_node("Abs", "x", "y")], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, tmp_path / "abs.onnx")
+    files, failures = best.build(tmp_path / "abs.onnx", tmp_path, tiny_task, QuantizeConfig())
+    assert files == {}
+    assert failures == dict.fromkeys(
+        ("static", "dynamic", "weight-only"), "could not be built: no operator became int8"
+    )

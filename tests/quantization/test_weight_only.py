@@ -1,0 +1,199 @@
+"""Weight-only int8 against numpy by hand, and what onnxruntime makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from compress.quantization.weight_only import quantize_symmetric, quantize_weights
+
+RANDOM = np.random.default_rng(0)
+FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False).map(
+    lambda value: 0.0 if abs(value) < 1e-20 else value
+)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+def write(
+    path: Path, nodes: list[NodeProto], constants: dict[str, np.ndarray], inputs: list[object]
+) -> Path:
+    """A model from `x` of the given shape to `y`."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, inputs)
+    unknown = [f"size{number}" for number in range(len(inputs))]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, unknown)
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def run(path: Path, rows: np.ndarray) -> np.ndarray:
+    return np.asarray(onnxruntime.InferenceSession(path).run(None, {"x": rows})[0])
+
+
+def optimized(path: Path, target: Path) -> list[str]:
+    """Operators that are left when onnxruntime has loaded the file."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options)
+    return [node.op_type for node in onnx.load(target).graph.node]
+
+
+def initializers(path: Path) -> dict[str, np.ndarray]:
+    tensors = onnx.load(path).graph.initializer
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+
+
+def test_a_case_worked_by_hand():
+    weight = np.array([[127.0, -63.5, 0.4], [0.0, 0.0, 0.0], [-1.0, 0.5, 0.25]], np.float32)
+    values, scale = quantize_symmetric(weight, axis=0)
+    # 63.5 and 0.5 · 127 lie between two integers and go to the even one.
+    assert values.tolist() == [[127, -64, 0], [0, 0, 0], [-127, 64, 32]]
+    np.testing.assert_array_equal(scale, np.array([[1], [1], [1 / 127]], np.float32))
+    assert (values.dtype, scale.dtype) == (np.int8, np.float32)
+
+
+def test_the_other_axis():
+    values, scale = quantize_symmetric(np.array([[2.0, 0.0], [-1.0, 0.0]], np.float32), axis=1)
+    np.testing.assert_array_equal(scale, np.array([[2 / 127, 1]], np.float32))
+    assert values.tolist() == [[127, 0], [-64, 0]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    weight=arrays.arrays(
+        np.float32, arrays.array_shapes(min_dims=1, max_dims=4, max_side=5), elements=FLOATS
+    ),
+    data=st.data(),
+)
+def test_no_value_is_off_by_more_than_half_a_step(weight: np.ndarray, data: st.DataObject):
+    axis = data.draw(st.integers(0, weight.ndim - 1))
+    values, scale = quantize_symmetric(weight, axis)
+    assert values.shape == weight.shape
+    assert scale.shape == tuple(n if i == axis else 1 for i, n in enumerate(weight.shape))
+    error = np.abs(values.astype(np.float64) * scale - weight)
+    assert (error <= scale.astype(np.float64) * (0.5 + 1e-4)).all()
+    assert (np.abs(values.astype(int)) <= 127).all()
+    assert (values[weight == 0] == 0).all()
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.abs(values.astype(int)).max(axis=others)
+    assert (largest == np.where(np.abs(weight).max(axis=others) > 0, 127, 0)).all()
+
+
+CASES = {
+    "MatMul": ([helper.make_node("MatMul", ["x", "w"], ["y"])], (64, 32), 1, ["n", 64]),
+    "Gemm": ([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], (64, 32), 1, ["n", 64]),
+    "Gemm transposed": (
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)],
+        (32, 64),
+        0,
+        ["n", 64],
+    ),
+    "Conv": ([helper.make_node("Conv", ["x", "w", "b"], ["y"])], (32, 8, 3, 3), 0, ["n", 8, 5, 5]),
+    "ConvTranspose": (
+        [helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"])],
+        (8, 32, 3, 3),
+        1,
+        ["n", 8, 5, 5],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_operator_gets_a_scale_an_output_channel_and_runs_in_float(
+    case: tuple[list[NodeProto], tuple[int, ...], int, list[object]], tmp_path: Path
+):
+    nodes, shape, axis, inputs = case
+    weight = normal(*shape) * np.geomspace(1e-3, 1e3, 32, dtype=np.float32).reshape(
+        [32 if i == axis else 1 for i in range(len(shape))]
+    )
+    constants = {"w": weight} | ({"b": normal(32)} if len(nodes[0].input) == 3 else {})
+    source = write(tmp_path / "a.onnx", nodes, constants, inputs)
+    assert quantize_weights(source, tmp_path / "b.onnx") == 1
+    stored = initializers(tmp_path / "b.onnx")
+    values, scale = quantize_symmetric(weight, axis)
+    np.testing.assert_array_equal(stored["w_int8"], values)
+    np.testing.assert_array_equal(stored["w_scale"], scale)
+    assert "w" not in stored
+    rows = normal(3, *[size for size in inputs if isinstance(size, int)])
+    same = dict(constants, w=(values * scale).astype(np.float32))
+    expected = run(write(tmp_path / "c.onnx", nodes, same, inputs), rows)
+    found = run(tmp_path / "b.onnx", rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    channels = (0, *range(2, found.ndim))
+    difference = np.abs(found - run(source, rows)).max(axis=channels)
+    # No weight is off by more than half a step of its own channel.
+    bound = scale.ravel() / 2 * np.abs(rows).reshape(len(rows), -1).sum(axis=1).max()
+    assert (difference <= 1.01 * bound).all()
+    left = optimized(tmp_path / "b.onnx", tmp_path / "optimized.onnx")
+    assert not {"Cast", "Mul", "DequantizeLinear"} & set(left)
+
+
+def test_a_large_weight_makes_the_file_four_times_smaller(tmp_path: Path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    source = write(tmp_path / "a.onnx", nodes, {"w": normal(512, 256)}, ["n", 512])
+    quantize_weights(source, tmp_path / "b.onnx")
+    ratio = source.stat().st_size / (tmp_path / "b.onnx").stat().st_size
+    assert 3.9 < ratio < 4
+    onnx.checker.check_model(onnx.load(tmp_path / "b.onnx"))
+
+
+def test_a_shared_weight_is_stored_once(tmp_path: Path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "w"], ["y"]),
+    ]
+    weight = normal(32, 32)
+    source = write(tmp_path / "a.onnx", nodes, {"w": weight}, ["n", 32])
+    assert quantize_weights(source, tmp_path / "b.onnx") == 1
+    assert sorted(initializers(tmp_path / "b.onnx")) == ["w_int8", "w_scale"]
+    values, scale = quantize_symmetric(weight, 1)
+    rows = normal(4, 32)
+    expected = rows @ (values * scale) @ (values * scale)
+    np.testing.assert_allclose(run(tmp_path / "b.onnx", rows), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weight"),
+    [
+        (  # used as a weight and as something else
+            [
+                helper.make_node("MatMul", ["x", "w"], ["hidden"]),
+                helper.make_node("Add", ["hidden", "w"], ["y"]),
+            ],
+            normal(32, 32),
+        ),
+        (  # output channels on two different axes
+            [
+                helper.make_node("MatMul", ["x", "w"], ["hidden"]),
+                helper.make_node("Gemm", ["hidden", "w"], ["y"], transB=1),
+            ],
+            normal(32, 32),
+        ),
+        ([helper.make_node("Add", ["x", "w"], ["y"])], normal(32, 32)),
+        ([helper.make_node("MatMul", ["w", "x"], ["y"])], normal(32, 32)),
+        ([helper.make_node("MatMul", ["x", "w"], ["y"])], normal(32, 7)),  # under 256 values
+    ],
+    ids=["shared with Add", "two axes", "no weight", "on the left", "small"],
+)
+def test_what_is_left_as_it_is(nodes: list[NodeProto], weight: np.ndarray, tmp_path: Path):
+    source = write(tmp_path / "a.onnx", nodes, {"w": weight}, [32, 32])
+    assert quantize_weights(source, tmp_path / "b.onnx") == 0
+    np.testing.assert_array_equal(initializers(tmp_path / "b.onnx")["w"], weight)
+    rows = normal(32, 32)
+    np.testing.assert_array_equal(run(tmp_path / "b.onnx", rows), run(source, rows))
