@@ -83,6 +83,11 @@ class Artifact:
     file: Path | None = None
 
     @property
+    def identity(self) -> str:
+        """SHA-256 of what it was made from and what came of it; equal ones are interchangeable."""
+        return digest([self.card.key, self.card.files])
+
+    @property
     def onnx(self) -> Path:
         """Path of the ONNX file.
 
@@ -187,11 +192,14 @@ def _sweep(folder: Path) -> None:
     """Remove the scratch folders of processes that were killed while they wrote this one."""
     for leftover in folder.parent.glob(f".{folder.name}.*.*"):
         owner, _, role = leftover.name.removeprefix(f".{folder.name}.").partition(".")
-        if role in ("partial", "old") and owner.isdigit() and not _alive(int(owner)):
+        if role in ("partial", "old") and owner.isdigit() and not _writes(int(owner)):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _alive(process: int) -> bool:
+def _writes(process: int) -> bool:
+    """Whether another living process has that number; in a container a killed one had ours."""
+    if process == os.getpid():
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -209,13 +217,15 @@ def writing(folder: Path) -> Iterator[Path]:
         OutputError: the place cannot be written: read-only, full, or a file is in the way.
     """
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    _refuse_foreign(folder)
-    _sweep(folder)
     try:
+        _refuse_foreign(folder)
+        _sweep(folder)
         scratch.mkdir(parents=True)
         yield scratch
         _replace(scratch, folder)
     except OSError as error:
+        if error.filename is not None and folder.name not in str(error.filename):
+            raise  # not about this folder
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -263,7 +273,8 @@ def finish(scratch: Path, card: Card, model: nn.Module | None = None) -> Card:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        # Cloned, as safetensors refuses weights that share their memory.
+        tensors = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
         try:
             save_file(tensors, scratch / WEIGHTS)
         except SafetensorError as error:  # what it makes of a full disk
@@ -271,4 +282,6 @@ def finish(scratch: Path, card: Card, model: nn.Module | None = None) -> Card:
     files = {path.name: sha256(path) for path in sorted(scratch.iterdir()) if path.is_file()}
     card = card.model_copy(update={"files": files})
     (scratch / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    for name in files:  # safetensors writes for the owner only
+        (scratch / name).chmod((scratch / CARD).stat().st_mode)
     return card

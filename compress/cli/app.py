@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -13,7 +14,6 @@ from compress.errors import CompressError
 app = typer.Typer(
     name="compress",
     help="Make trained models small and fast, prove that they still answer right.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -32,11 +32,14 @@ def main() -> None:
     # torch's threads spin at every barrier; beside a busy neighbour that made training on two cores
     # ten times slower. Read when torch is loaded, so it has to be set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    sys.path.append(
+        str(Path.cwd())
+    )  # `module:factory` finds the user's own modules, behind all others
     arguments = sys.argv[1:]
     debug = "--debug" in arguments or bool(os.environ.get("COMPRESS_DEBUG"))
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments or ["--help"], prog_name="compress", standalone_mode=False)
         if code == INTERRUPTED:  # newer versions of typer turn Ctrl-C into a return value
             _interrupted()
     except CompressError as error:

@@ -111,7 +111,7 @@ def validate(
         except RecipeError as error:
             failures[str(path)] = error.errors
         except CompressError as error:
-            failures[str(path)] = [str(error)]
+            failures[str(path)] = [str(error).removeprefix(f"{path}: ")]
     if as_json:
         print(json.dumps(failures, indent=1, ensure_ascii=False))
     else:
@@ -128,15 +128,17 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Render report.html and report.md anew from what was measured."""
+    import json
+
     from compress.pipeline.pages import write_pages
     from compress.report.schema import load_report
 
-    for path in runs:
-        file = path / "report.json" if path.is_dir() else path
-        loaded = load_report(file)
-        write_pages(loaded, file.parent)
-        print(
-            loaded.model_dump_json(indent=1)
-            if as_json
-            else f"report: {file.parent / 'report.html'}"
-        )
+    files = [path / "report.json" if path.is_dir() else path for path in runs]
+    loaded = [load_report(file) for file in files]
+    for file, content in zip(files, loaded, strict=True):
+        write_pages(content, file.parent)
+        if not as_json:
+            print(f"report: {file.parent / 'report.html'}")
+    if as_json:
+        shown = [content.model_dump(mode="json") for content in loaded]
+        print(json.dumps(shown if len(shown) > 1 else shown[0], indent=1, ensure_ascii=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,7 +49,7 @@ def train(
     from compress.recipe.overrides import settings_from_pairs
 
     options = settings_from_pairs(settings or [])
-    reference = {"name": model, **options.pop("model", {})}
+    reference = {"name": model, **_model_settings(options)}
     folder = out or Path("runs") / f"train-{Path(model.replace(':', '-')).name}"
     _stage("train", options, Inputs(), data, folder, seed, device, as_json, reference)
 
@@ -68,7 +69,7 @@ def prune(
     from compress.recipe.overrides import settings_from_pairs
 
     parent = load_artifact(model)
-    folder = out or model.with_name(f"{model.name}-prune")
+    folder = out or _beside(model, "prune")
     inputs = Inputs(parent=parent, baseline=parent)
     _stage(
         "prune",
@@ -101,11 +102,13 @@ def distill(
 
     teaching = _model(teacher)
     options = settings_from_pairs(settings or [])
+    for key in options.keys() & {"teacher", "student"}:
+        raise InputError(f"{key}={options[key]}: give the {key} as the command's argument.")
     parent = None
     if Path(student).is_dir():
         parent = load_artifact(Path(student))
     else:
-        options["student"] = {"name": student, **options.pop("model", {})}
+        options["student"] = {"name": student, **_model_settings(options)}
     folder = out or Path("runs") / f"distill-{Path(student.replace(':', '-')).name}"
     options["teacher"] = str(teacher)
     inputs = Inputs(parent=parent, baseline=teaching, teacher=teaching.onnx)
@@ -132,7 +135,7 @@ def quantize(
     if minimise not in ("latency", "size"):
         raise InputError(f"--minimise: expected latency or size, found '{minimise}'.")
     parent = _model(model)
-    folder = out or model.with_name(f"{model.stem}-quantize")
+    folder = out or _beside(model, "quantize")
     inputs = Inputs(parent=parent, baseline=parent)
     made = _stage(
         "quantize",
@@ -190,6 +193,19 @@ def export(
         )
 
 
+def _model_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a reference model among those of its stage: `model.widths=[8,16]`."""
+    settings = options.pop("model", {})
+    if not isinstance(settings, dict):
+        raise InputError(f"model={settings}: expected a setting, such as model.widths=[8,16].")
+    return settings
+
+
+def _beside(model: Path, suffix: str) -> Path:
+    """The default folder of a result: next to the model that it was made from."""
+    return Path(os.path.relpath(model.resolve().with_name(f"{model.resolve().stem}-{suffix}")))
+
+
 def _model(path: Path) -> Artifact:
     from compress.artifact import load_artifact, wrap_onnx
 
@@ -227,12 +243,13 @@ def _stage(
     check_task(data)
     check_device(device)
     roles = {"from": inputs.parent, "baseline": inputs.baseline}
-    parents = {role: artifact.card.key for role, artifact in roles.items() if artifact}
+    parents = {role: artifact.identity for role, artifact in roles.items() if artifact}
     stage = Stage(kind, kind, None, config)
     cache = folder.with_name(f".{folder.name}.cache")  # stays after an interrupt, to go on from
     with progress_bars(enabled=not as_json) as progress:
         context = Context(
             task=load_task(data),
+            data=data,
             model=model or {},
             budget=BudgetConfig.model_validate(budget or {}),
             bench=BenchConfig(),

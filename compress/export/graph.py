@@ -66,12 +66,25 @@ def operators(model: ModelProto) -> dict[str, dict[str, int]]:
 
 
 def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, int]) -> str:
-    origins = [made_by[name].op_type if name in made_by else "" for name in node.input[:2]]
-    if origins == ["DequantizeLinear", "DequantizeLinear"]:
+    origins = [made_by.get(name) for name in node.input[:2]]
+    kinds = [origin.op_type if origin else "" for origin in origins]
+    if kinds == ["DequantizeLinear", "DequantizeLinear"]:
         return "int8 (static)"
-    if len(origins) == 2 and origins[1] in ("Mul", "DequantizeLinear"):
+    if kinds[1:] == ["DequantizeLinear"] or _is_stored_int8(origins[-1], made_by, types):
         return "fp32, int8 weights"
     return _FLOATS.get(types.get(node.input[1], TensorProto.FLOAT), "fp32")
+
+
+def _is_stored_int8(
+    node: NodeProto | None, made_by: dict[str, NodeProto], types: dict[str, int]
+) -> bool:
+    """Whether a node is Cast(int8 constant) · scale; attention scales by Mul as well."""
+    if node is None or node.op_type != "Mul":
+        return False
+    cast = made_by.get(node.input[0])
+    if cast is None or cast.op_type != "Cast":
+        return False
+    return types.get(cast.input[0]) in (TensorProto.INT8, TensorProto.UINT8)
 
 
 def precision(counts: dict[str, dict[str, int]]) -> str:
@@ -89,7 +102,7 @@ def strip(model: ModelProto) -> ModelProto:
     """
     graph = model.graph
     for record in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
-        record.doc_string = ""
+        record.ClearField("doc_string")
         record.ClearField("metadata_props")
     graph.ClearField("value_info")
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,12 @@ def export(
     """
     config = config or ExportConfig()
     model.eval()
+    with torch.inference_mode():
+        expected = model(samples)
+    if not isinstance(expected, Tensor):
+        raise InputError(
+            f"{type(model).__name__} gives a {type(expected).__name__}; expected one tensor."
+        )
     with _quiet_exporter():
         try:
             program = torch.onnx.export(
@@ -52,9 +59,8 @@ def export(
                 verbose=False,
             )
         except Exception as error:  # torch wraps whatever the model raised
-            line = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise InputError(
-                f"torch cannot export {type(model).__name__}: {type(error).__name__}: {line}"
+                f"torch cannot export {type(model).__name__}: {_reason(error)}"
             ) from error
     if program is None:
         raise InputError(f"torch exported nothing for {type(model).__name__}.")
@@ -64,18 +70,16 @@ def export(
     return {
         "operators": operators(proto),
         "opset": config.opset,
-        **_compare(model, samples, path, config),
+        **_compare(expected, samples, path, config),
     }
 
 
 def _compare(
-    model: nn.Module, samples: Tensor, path: Path, config: ExportConfig
+    expected: Tensor, samples: Tensor, path: Path, config: ExportConfig
 ) -> dict[str, float]:
-    with torch.inference_mode():
-        expected = model(samples).numpy()
     found = Session(path).run(samples.numpy(), batch_size=3)
-    difference = np.abs(expected - found)
-    largest, scale = float(difference.max()), float(np.abs(expected).max())
+    difference = np.abs(expected.numpy() - found)
+    largest, scale = float(difference.max()), float(expected.abs().max())
     if not largest <= config.tolerance * max(scale, 1e-6):
         raise ExportMismatch(
             f"{path}: outputs of onnxruntime and torch differ by {largest:.3g} "
@@ -83,6 +87,14 @@ def _compare(
             "Export another opset, or raise `tolerance` if that is what you expect."
         )
     return {"max_difference": largest, "mean_difference": float(difference.mean())}
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost cause, without the exporter's colours and advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return f"{type(error).__name__}: {plain.partition(chr(10))[0]}"
 
 
 @contextmanager

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.errors import ArtifactError, InputError
 from compress.models import cnn
 from compress.models.plan import apply_plan
-from compress.models.references import ARCHITECTURES, ModelSpec, is_factory
+from compress.models.references import ARCHITECTURES, ModelSpec, explain, is_factory
 
 _CLASSES: dict[str, Callable[[Any], nn.Module]] = {
     "resnet": cnn.ResNet,
@@ -29,12 +30,18 @@ def build(spec: ModelSpec) -> nn.Module:
 
     Raises:
         InputError: a factory that cannot be imported, fails, or gives no torch module.
-        ArtifactError: the plan names layers that the architecture does not have.
+        ArtifactError: an architecture, setting or layer that this version does not have.
     """
     if is_factory(spec.architecture):
         model = _call_factory(spec.architecture, spec.config)
     else:
-        config = ARCHITECTURES[spec.architecture].model_validate(spec.config)
+        if spec.architecture not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise ArtifactError(f"no architecture '{spec.architecture}'. Known: {known}.")
+        try:
+            config = ARCHITECTURES[spec.architecture].model_validate(spec.config)
+        except ValidationError as error:
+            raise ArtifactError(f"a card's model: {explain(error, spec.architecture)}") from None
         model = _CLASSES[spec.architecture](config)
     apply_plan(model, spec.plan)
     return model

@@ -56,24 +56,31 @@ def bench(
     task = load_task(data) if data else None
     rows = task.validation.inputs[: max(config.batch)].numpy() if task else None
     files = {name: artifact.onnx for name, artifact in artifacts.items()}
-    for path in files.values():
-        load_onnx(path)
-    measured = measure(
-        files, config, inputs=rows, device=device, seed=seed, progress=progress, label="benchmark"
-    )
-    memory = measure_memory(files, config, inputs=rows, device=device)
     arms: list[Arm] = []
     scores: dict[str, Scores] = {}
     for name, artifact in artifacts.items():
+        load_onnx(artifact.onnx)
         if task is None:
-            arm = _bare_arm(name, artifact, device)
+            arms.append(_bare_arm(name, artifact, device))
         else:
             context = _context(task, config, device, seed, progress)
             arm, scores[name] = describe_arm(
                 name, artifact.onnx, context, artifact=artifact, out=out or Path()
             )
-        timing = {"latency": measured.latency(name), "peak_memory_bytes": memory[name]}
-        arms.append(arm.model_copy(update=timing))
+            arms.append(arm)
+    measured = measure(
+        files, config, inputs=rows, device=device, seed=seed, progress=progress, label="benchmark"
+    )
+    memory = measure_memory(files, config, inputs=rows, device=device)
+    arms = [
+        arm.model_copy(
+            update={
+                "latency": measured.latency(arm.name),
+                "peak_memory_bytes": memory[arm.name],
+            }
+        )
+        for arm in arms
+    ]
     better = task.metric.higher_is_better if task else True
     comparisons = [
         entry
@@ -107,6 +114,7 @@ def _context(
 ) -> Context:
     return Context(
         task=task,
+        data=task.name,
         model={},
         budget=BudgetConfig(),
         bench=config,

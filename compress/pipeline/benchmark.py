@@ -13,7 +13,7 @@ from compress.export.graph import load_onnx, operators, precision
 from compress.measure.config import BenchConfig
 from compress.measure.latency import CONTROL, Measured, measure, measure_memory
 from compress.measure.machine import machine
-from compress.measure.quality import quality, run_onnx
+from compress.measure.quality import check_outputs, quality, run_onnx
 from compress.pipeline.compare import Scores, compare, quality_comparison
 from compress.pipeline.context import Context
 from compress.pipeline.decide import choose_final, judge
@@ -131,6 +131,8 @@ def describe_arm(
     session = Session(file, context.device, context.threads)
     splits = {"validation": task.validation, "test": task.test}
     outputs = {key: run_onnx(session, split) for key, split in splits.items()}
+    for key, split in splits.items():
+        check_outputs(task, outputs[key], split)
     scores = {
         key: task.metric.score(outputs[key], split.targets.numpy()) for key, split in splits.items()
     }

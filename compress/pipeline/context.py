@@ -24,12 +24,14 @@ class Context:
     """What all stages of a run share.
 
     Attributes:
+        data: the reference that `task` was loaded by.
         model: the recipe's model reference with its settings.
         bench: batch sizes and thread counts that choices are made by.
         cache: folder of teachers' answers and checkpoints.
     """
 
     task: Task
+    data: str
     model: dict[str, Any]
     budget: BudgetConfig
     bench: BenchConfig

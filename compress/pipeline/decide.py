@@ -62,13 +62,15 @@ def judge(
     scores: dict[str, npt.NDArray[np.float64]],
     task: Task,
     budget: BudgetConfig,
-) -> Budget:
-    """Whether the final model keeps the budget on the test split.
+) -> Budget | None:
+    """Whether the final model keeps the budget on the test split; None if nothing was compressed.
 
     Args:
         scores: arm name to test scores, (n,).
     """
     assert report.final is not None
+    if all(arm.control_of or arm.name == report.baseline for arm in report.arms):
+        return None
     before, after = scores[report.baseline], scores[report.final]
     drop, interval = paired_drop(before, after, task.metric.higher_is_better)
     n, name = len(before), task.metric.name

@@ -25,7 +25,7 @@ def stage_key(stage: Stage, context: Context, parents: dict[str, str]) -> str:
     """The key of a stage that is run on its own."""
     return _digest_inputs(
         stage,
-        context.task.name,
+        context.data,
         context.model,
         context.seed,
         parents,
@@ -62,5 +62,5 @@ def _digest_inputs(
 
 def report_key(recipe: Recipe, config: BenchConfig, made: dict[str, Artifact], device: str) -> str:
     """What a report follows from, besides the machine's mood."""
-    keys = {name: artifact.card.key for name, artifact in made.items()}
+    keys = {name: artifact.identity for name, artifact in made.items()}
     return digest([keys, config.model_dump(mode="json"), recipe.budget.model_dump(), device])

@@ -25,7 +25,7 @@ from compress.data.references import load_task
 from compress.errors import ArtifactError, CompressError, ModelFileError
 from compress.measure.machine import versions
 from compress.pipeline.keys import recipe_stage_key, report_key
-from compress.pipeline.pages import write_report
+from compress.pipeline.pages import write_pages, write_report
 from compress.progress import Progress, quiet
 from compress.recipe import Recipe, Stage
 from compress.report.schema import Report
@@ -101,7 +101,9 @@ def run(
         from compress.pipeline.benchmark import benchmark
 
         report = benchmark(recipe, bench.config, made, session.context(), out, key, command)
-    write_report(report, out)
+        write_report(report, out)
+    else:
+        write_pages(report, out)
     return Outcome(out, report, reused, len(made))
 
 
@@ -135,6 +137,7 @@ class _Session:
         bench = next(stage.config for stage in self.recipe.stages if stage.kind == "benchmark")
         return Context(
             task=self._task,
+            data=self.recipe.task,
             model=self.recipe.model,
             budget=self.recipe.budget,
             bench=bench,
@@ -183,7 +186,7 @@ def make_artifact(
         card = Card(
             kind=stage.kind,
             name=stage.name,
-            task=context.task.name,
+            task=context.data,
             key=key,
             parents=parents,
             model=made.spec,
@@ -231,11 +234,11 @@ def _parents(stage: Stage, made: dict[str, Artifact], recipe: Recipe) -> dict[st
     roles = {"from": stage.parent, "like": getattr(stage.config, "like", None)}
     if stage.kind == "quantize":
         roles["baseline"] = recipe.stages[0].name
-    keys = {role: made[name].card.key for role, name in roles.items() if name}
+    keys = {role: made[name].identity for role, name in roles.items() if name}
     teacher = getattr(stage.config, "teacher", None)
     if teacher is not None:
         file = _teacher(teacher, made)
-        keys["teacher"] = made[teacher].card.key if teacher in made else sha256(file)
+        keys["teacher"] = made[teacher].identity if teacher in made else sha256(file)
     return keys
 
 

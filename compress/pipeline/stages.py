@@ -21,7 +21,7 @@ from compress.data.task import Task
 from compress.distillation.config import DistillConfig
 from compress.distillation.soft_targets import soft_target_loss
 from compress.distillation.teacher import TaughtBatches, Views, teacher_logits
-from compress.errors import InputError, NoEffect
+from compress.errors import InputError, NoEffect, ShapeMismatch
 from compress.export.config import ExportConfig
 from compress.export.graph import load_onnx, operators
 from compress.export.torch_to_onnx import export
@@ -66,7 +66,34 @@ def _fresh(reference: str | dict[str, Any], context: Context) -> tuple[nn.Module
     settings = {"name": reference} if isinstance(reference, str) else dict(reference)
     spec = resolve(settings.pop("name"), settings, context.task.facts)
     torch.manual_seed(context.seed)
-    return build(spec), spec
+    model = build(spec)
+    check_fits(model, context.task)
+    return model, spec
+
+
+def check_fits(model: nn.Module, task: Task) -> None:
+    """Run two samples, so that a model that does not fit its data is told before the long work.
+
+    Raises:
+        ShapeMismatch: it fails on them, or does not give one score a class.
+    """
+    sample, name = task.train.inputs[:2], type(model).__name__
+    try:
+        with torch.inference_mode():
+            outputs = model.eval()(sample)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        line = str(error).strip().partition("\n")[0]
+        raise ShapeMismatch(
+            f"{name} does not take the data of task '{task.name}', "
+            f"shape {list(sample.shape)}: {line}"
+        ) from error
+    expected = (len(sample), len(task.classes))
+    if not isinstance(outputs, Tensor) or outputs.shape != expected:
+        found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ShapeMismatch(
+            f"{name} gives {found} for {len(sample)} samples; task '{task.name}' with "
+            f"{len(task.classes)} classes expects one tensor of shape {list(expected)}."
+        )
 
 
 def _fit_labels(
@@ -98,6 +125,7 @@ def train(
         spec = _spec(inputs.like)
         torch.manual_seed(context.seed)
         model = build(spec)
+        check_fits(model, context.task)
     evidence: dict[str, Any] = {}
     if config.folds:
         evidence["cross_validation"] = cross_validate(
@@ -119,7 +147,9 @@ def prune_stage(
     """Prune the parent's model, then train it to recover."""
     assert inputs.parent is not None
     spec = _spec(inputs.parent)
-    model, evidence = prune(inputs.parent.load_model(), context.task, config, seed=context.seed)
+    whole = inputs.parent.load_model()
+    check_fits(whole, context.task)
+    model, evidence = prune(whole, context.task, config, seed=context.seed)
     plan = make_plan(model, build(spec.model_copy(update={"plan": {}})))
     if config.epochs:
         evidence["recovery"] = _fit_labels(model, config, context, checkpoint, "recovery")
@@ -135,6 +165,7 @@ def distill(
         model, spec = _fresh(config.student, context)
     elif inputs.parent is not None:
         model, spec = inputs.parent.load_model(), _spec(inputs.parent)
+        check_fits(model, context.task)
     else:
         raise InputError(
             "distill: nothing to teach; give `student`, or put a stage with a model before it."

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compress.data.task import Task
-from compress.errors import CompressError
+from compress.errors import CompressError, InputError
 from compress.export.graph import load_onnx, operators, shorten_names, strip
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure
@@ -88,6 +88,8 @@ def build(
             make(path)
             _finish(path)
             files[name] = path
+        except InputError:
+            raise
         except Exception as error:  # onnxruntime's quantizers raise whatever they meet
             line = (
                 str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -20,13 +20,14 @@ def preprocess(source: Path, target: Path) -> None:
     Raises:
         ModelFileError: onnxruntime cannot preprocess the graph, not even without symbolic shapes.
     """
+    source, target = source.absolute(), target.absolute()
     with inside_scratch_folder() as scratch:
         result = scratch / "preprocessed.onnx"
         try:
-            quant_pre_process(str(source.absolute()), str(result))
+            quant_pre_process(str(source), str(result))
         except Exception:  # "incomplete symbolic shape inference": go on without it
             try:
-                quant_pre_process(str(source.absolute()), str(result), skip_symbolic_shape=True)
+                quant_pre_process(str(source), str(result), skip_symbolic_shape=True)
             except Exception as error:
                 raise ModelFileError(f"{source}: cannot be prepared for int8: {error}") from error
         target.write_bytes(result.read_bytes())

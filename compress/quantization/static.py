@@ -15,6 +15,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from compress.errors import UnknownName
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.preprocess import inside_scratch_folder
 
@@ -48,11 +49,15 @@ def quantize_static_int8(
         samples: (n, …), calibration inputs.
         keep_fp32: names of nodes to leave as they are, besides the configuration's.
     """
-    name = onnx.load(source).graph.input[0].name
+    source, target = source.absolute(), target.absolute()
+    graph = onnx.load(source).graph
+    name, nodes = graph.input[0].name, [node.name for node in graph.node]
+    for unknown in set(config.keep_fp32) - set(nodes):
+        raise UnknownName("node (keep_fp32)", unknown, filter(None, nodes))
     with inside_scratch_folder() as scratch:
         result = scratch / "static.onnx"
         quantize_static(
-            str(source.absolute()),
+            str(source),
             str(result),
             _Reader(name, samples),
             quant_format=QuantFormat.QDQ,

@@ -82,5 +82,6 @@ def quantize_symmetric(
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others, keepdims=True)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    scale = (largest / 127).astype(np.float32)
+    scale = np.where(scale >= np.finfo(np.float32).tiny, scale, 1).astype(np.float32)
     return np.rint(weight / scale).clip(-127, 127).astype(np.int8), scale

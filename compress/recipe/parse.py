@@ -52,6 +52,8 @@ def parse_recipe(content: Any, source: str = "recipe", overrides: Sequence[str] 
     for key in content.keys() - _TOP:
         errors.append(f"no key '{key}'. Known: {', '.join(sorted(_TOP))}.{suggest(str(key), _TOP)}")
     entries = _entries(content.get("stages"), errors)
+    if not any(entry.kind == "benchmark" for entry in entries):
+        entries.append(_Entry("stages", "benchmark", {}))
     budget = (
         dict(content.get("budget") or {}) if isinstance(content.get("budget", {}), dict) else {}
     )
@@ -145,8 +147,6 @@ def _stages(entries: list[_Entry], errors: list[str]) -> list[Stage]:
     """The tree of stages; a stage with an error still counts as a name for those behind it."""
     stages: list[Stage] = []
     names: list[str] = []
-    if not any(entry.kind == "benchmark" for entry in entries):
-        entries = [*entries, _Entry("stages", "benchmark", {})]
     for entry in entries:
         settings = dict(entry.settings)
         name, parent = settings.pop("name", entry.kind), settings.pop("from", None)

@@ -15,7 +15,16 @@ from compress.errors import DeviceUnavailable, ModelFileError, ShapeMismatch
 Array = npt.NDArray[Any]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
 
 
 def check_device(device: str) -> None:
@@ -64,10 +73,18 @@ class Session:
         Raises:
             ShapeMismatch: the model does not take arrays of this shape or type.
         """
-        self._check(inputs)
-        name, parts = self.inputs[0].name, range(0, len(inputs), batch_size)
-        runs = [self._session.run(None, {name: inputs[at : at + batch_size]})[0] for at in parts]
-        return np.concatenate([np.asarray(run) for run in runs])
+        fixed = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else None
+        size = fixed if isinstance(fixed, int) else batch_size
+        self._check(np.resize(inputs, (size, *inputs.shape[1:])) if size == fixed else inputs)
+        name, runs = self.inputs[0].name, []
+        for at in range(0, len(inputs), size):
+            part = inputs[at : at + size]
+            if size == fixed and len(part) < size:  # the file's own batch size has to be filled
+                filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            else:
+                filled = part
+            runs.append(np.asarray(self._session.run(None, {name: filled})[0])[: len(part)])
+        return np.concatenate(runs)
 
     def bind(self, inputs: Array) -> Callable[[], None]:
         """A call that runs one fixed batch, inputs and outputs bound on the device (IOBinding)."""

@@ -62,7 +62,7 @@ class Checkpoint:
         scratch = self.folder / f"{_STATE}.partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            contiguous = {name: value.contiguous() for name, value in tensors.items()}
+            contiguous = {name: value.clone().contiguous() for name, value in tensors.items()}
             save_file(contiguous, scratch, {"facts": json.dumps(facts)})
             scratch.replace(self.folder / _STATE)
         except (OSError, SafetensorError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class FitConfig(BaseModel):
@@ -59,3 +59,10 @@ class TrainConfig(FitConfig):
 
     like: str | None = None
     folds: Annotated[int, Field(ge=0, le=50)] = 0
+
+    @field_validator("folds")
+    @classmethod
+    def _none_or_several(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("0 for no cross-validation, or at least 2")
+        return folds

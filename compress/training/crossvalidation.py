@@ -11,6 +11,7 @@ from torch import nn
 
 from compress.data.splits import stratified_folds
 from compress.data.task import Task
+from compress.errors import InputError
 from compress.progress import Progress, quiet
 from compress.training.batches import LabelledBatches
 from compress.training.config import TrainConfig
@@ -33,10 +34,15 @@ def cross_validate(
     Args:
         make: gives a freshly initialised model.
 
+    Raises:
+        InputError: more folds than samples.
+
     Returns:
         The metric of each fold, their mean and standard deviation.
     """
     split = task.train
+    if config.folds > len(split):
+        raise InputError(f"folds: {config.folds} of {len(split)} samples; ask for fewer.")
     values = []
     augment = task.augment if config.augment else None
     folds = stratified_folds(split.targets.numpy(), config.folds, seed)
