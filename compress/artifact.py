@@ -42,7 +42,7 @@ class Card(BaseModel):
         name: name of the stage in its recipe.
         task: the data reference it was made with.
         key: SHA-256 of all inputs of the stage; equal keys mean equal work.
-        parents: role ("from", "teacher", "like") to the key of the artifact that played it.
+        parents: role ("from", "teacher", "like") to the identity of the artifact that played it.
         model: how to rebuild the torch model; None where the stage made only an ONNX file.
         config: the stage's settings, defaults filled in.
         versions: of the packages that took part.

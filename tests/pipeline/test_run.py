@@ -164,7 +164,7 @@ def test_a_changed_setting_reruns_that_stage_and_what_follows(finished: Outcome,
     assert found.outcome is not None
     assert found.outcome.report.key != finished.report.key
     assert json.loads((copied / "4-quantize" / "card.json").read_text())["parents"]["from"] == (
-        load_artifact(copied / "3-distill").card.key
+        load_artifact(copied / "3-distill").identity
     )
 
 
@@ -213,10 +213,11 @@ def test_a_stage_that_needs_weights_says_which_stage_has_none(copied: Path):
 
 def test_every_card_carries_its_evidence(finished: Outcome, tiny_task: Task):
     sample = (tiny_task.train.inputs[:1],)
-    cards = {}
+    cards, identities = {}, {}
     for name in FOLDERS:
         artifact = load_artifact(finished.folder / name)
         card = cards[name] = artifact.card
+        identities[name] = artifact.identity
         assert (card.task, card.seed, card.name) == ("tiny:task", 0, name[2:])
         if card.model is not None:
             model = artifact.load_model()
@@ -230,12 +231,12 @@ def test_every_card_carries_its_evidence(finished: Outcome, tiny_task: Task):
     assert prune["parameters"] == [5020, cards["3-distill"].evidence["parameters"][0]]
     assert prune["parameters"][1] < 5020
     assert prune["macs"][1] < prune["macs"][0]
-    assert cards["2-prune"].parents == {"from": cards["1-train"].key}
+    assert cards["2-prune"].parents == {"from": identities["1-train"]}
     assert cards["3-distill"].parents == {
-        "from": cards["2-prune"].key,
-        "teacher": cards["1-train"].key,
+        "from": identities["2-prune"],
+        "teacher": identities["1-train"],
     }
-    assert cards["6-alone"].parents == {"like": cards["5-student"].key}
+    assert cards["6-alone"].parents == {"like": identities["5-student"]}
 
 
 def test_the_change_of_outputs_is_what_onnxruntime_gives(finished: Outcome, tiny_task: Task):

@@ -189,8 +189,11 @@ def test_data_that_does_not_fit(model: Path, inputs: np.ndarray, found: str):
 def test_a_fixed_batch_and_a_second_input_are_named(tmp_path: Path):
     path = write(tmp_path / "fixed.onnx", batch=2)
     assert Session(path).run(np.zeros((2, 4), np.float32)).shape == (2, 3)
+    rows = np.arange(20, dtype=np.float32).reshape(5, 4)  # the last part is filled up and cut off
+    expected = np.concatenate([Session(path).run(rows[at : at + 2]) for at in (0, 2, 3)])
+    np.testing.assert_array_equal(Session(path).run(rows), expected[[0, 1, 2, 3, 5]])
     with pytest.raises(ShapeMismatch) as caught:
-        Session(path).run(np.zeros((3, 4), np.float32))
+        Session(path).bind(np.zeros((3, 4), np.float32))
     assert str(caught.value) == (
         f"{path}: takes x tensor(float) [2, 4], the data is one float32 array of shape [3, 4]."
     )
