@@ -36,7 +36,7 @@ def main() -> None:
     for name, (value, kept) in verdicts.items():
         print(f"{'kept  ' if kept else 'MISSED'}  {name}: {value}")
     print(table(report))
-    kept_report = report.model_dump(mode="json")
+    kept_report = report.model_dump(mode="json") | {"command": "python -m benchmarks.main_job"}
     RESULTS.write_text(
         json.dumps({"overrides": sys.argv[1:], "goals": verdicts, "report": kept_report}, indent=1)
     )

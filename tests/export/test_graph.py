@@ -243,3 +243,15 @@ def test_a_model_with_a_body_inside_is_left_alone():
     expected, before = outputs(model), model.SerializeToString()
     assert shorten_names(model).SerializeToString() == before
     np.testing.assert_array_equal(outputs(model), expected)
+
+
+def test_scaled_values_are_no_stored_weights():
+    # Attention scales one side of a MatMul by a constant: nothing there is int8.
+    scale = numpy_helper.from_array(np.array([0.5], np.float32), "scale")
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["k"]),
+        helper.make_node("MatMul", ["x", "k"], ["y"]),
+    ]
+    square = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, 3]) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", square[:1], square[1:], [scale]))
+    assert operators(model) == {"MatMul": {"fp32": 1}}

@@ -13,7 +13,12 @@ from compress.report import render_html
 from compress.report.axes import linear_axis, log_axis
 from compress.report.branches import branch_steps
 from compress.report.labels import Box, place_labels
-from compress.report.pictures import accuracy_against_latency, pareto_front, picture_points
+from compress.report.pictures import (
+    accuracy_against_latency,
+    outside_picture,
+    pareto_front,
+    picture_points,
+)
 
 
 def test_teacher_gain_takes_the_paired_comparison_either_way_round() -> None:
@@ -132,3 +137,13 @@ def test_many_arms_carry_keys_with_a_legend() -> None:
     )
     assert "<b>AD</b> arm-29" in page
     assert '<ul class="legend" aria-label="Arms by key">' in page
+
+
+def test_an_arm_far_below_is_named_and_not_drawn() -> None:
+    report = sample_report()
+    broken = report.arms[1].model_copy(update={"quality": quality(0.103, 1500)})
+    spoilt = report.model_copy(update={"arms": [report.arms[0], broken, *report.arms[2:]]})
+    assert outside_picture(report) == []
+    assert [point.name for point in outside_picture(spoilt)] == ["2-prune"]
+    assert "2-prune" not in accuracy_against_latency(spoilt, "wide")
+    assert "2-prune lies far below the picture" in render_html(spoilt)
