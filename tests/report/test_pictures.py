@@ -141,7 +141,7 @@ def test_many_arms_carry_keys_with_a_legend() -> None:
 
 def test_an_arm_far_below_is_named_and_not_drawn() -> None:
     report = sample_report()
-    broken = report.arms[1].model_copy(update={"quality": quality(0.103, 1500)})
+    broken = report.arms[1].model_copy(update={"quality": quality(0.103, 0.089, 0.119)})
     spoilt = report.model_copy(update={"arms": [report.arms[0], broken, *report.arms[2:]]})
     assert outside_picture(report) == []
     assert [point.name for point in outside_picture(spoilt)] == ["2-prune"]
