@@ -17,7 +17,7 @@ from compress.cli.options import (
     SeedOption,
     check_device,
 )
-from compress.cli.screen import progress_bars, results_table, samples_line
+from compress.cli.screen import progress_bars, results_table, samples_line, terminal_width
 
 
 class What(StrEnum):
@@ -63,7 +63,7 @@ def bench(
     if as_json:
         print(report.model_dump_json(indent=1))
         return
-    print(results_table(report))
+    print(results_table(report, terminal_width()))
     print(samples_line(report))
     if out:
         print(f"report: {out / 'report.html'}")

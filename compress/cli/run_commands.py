@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compress.cli.options import Device, DeviceOption, JsonOption, OutOption, check_device
-from compress.cli.screen import progress_bars, results_table, samples_line, say
+from compress.cli.screen import progress_bars, results_table, samples_line, say, terminal_width
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
@@ -58,7 +58,7 @@ def run(
     if as_json:
         print(outcome.report.model_dump_json(indent=1))
     else:
-        print(results_table(outcome.report))
+        print(results_table(outcome.report, terminal_width()))
         print(samples_line(outcome.report))
         for note in outcome.report.notes:
             print(note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,32 +49,59 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def results_table(report: Report) -> str:
-    """Every stage with its quality, latency, size, parameters, MACs, and ratios to the start."""
+def results_table(report: Report, width: int | None = None) -> str:
+    """Every stage with its quality, latency, size, parameters, MACs, and ratios to the start.
+
+    Args:
+        width: of the terminal, in characters; the least needed columns go until the table fits.
+            None keeps them all.
+    """
     batches = sorted({point.batch for arm in report.arms for point in arm.latency})
     header = ["stage", "precision", "quality (test)", "95 % interval"]
     for batch in batches:
         header += [f"ms at {batch}", "faster"]
     header += ["kB", "smaller", "params", "MACs"]
-    rows = [header] + [_row(report, arm, batches) for arm in report.arms]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    rows = _fit([header] + [_row(report, arm, batches) for arm in report.arms], width)
+    header = rows[0]
+    widths = _widths(rows)
     lines = []
     for number, row in enumerate(rows):
         cells = [
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(size) if title in ("stage", "precision") else cell.rjust(size)
+            for title, cell, size in zip(header, row, widths, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
         if number == 0:
-            lines.append("  ".join("─" * width for width in widths))
+            lines.append("  ".join("─" * size for size in widths))
     return "\n".join(lines)
+
+
+#: What goes first from a table that is too wide; the report has it all.
+_EXPENDABLE = ("MACs", "params", "95 % interval", "precision", "kB")
+
+
+def _fit(rows: list[list[str]], width: int | None) -> list[list[str]]:
+    for name in _EXPENDABLE:
+        if width is None or sum(_widths(rows)) + 2 * (len(rows[0]) - 1) <= width:
+            break
+        if name in rows[0]:
+            column = rows[0].index(name)
+            rows = [row[:column] + row[column + 1 :] for row in rows]
+    return rows
+
+
+def _widths(rows: list[list[str]]) -> list[int]:
+    return [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+
+def terminal_width() -> int | None:
+    """Characters in a line of the terminal that stdout is; None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _row(report: Report, arm: Arm, batches: list[int]) -> list[str]:
     marks = {report.final: " ← final", report.baseline: " (baseline)"}
-    name = arm.name + marks.get(
-        arm.name, f" (control of {arm.control_of})" if arm.control_of else ""
-    )
+    name = arm.name + marks.get(arm.name, " (control)" if arm.control_of else "")
     row = [name, arm.precision]
     if arm.quality:
         low, high = arm.quality.interval
