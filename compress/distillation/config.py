@@ -21,10 +21,10 @@ class DistillConfig(FitConfig):
         views: differently augmented copies of the training split that the teacher answers once;
             epoch k shows the student copy k mod views, so that teacher and student always see the
             same image (Beyer et al., 2022, arXiv:2106.05237).
-        mixup: largest share of a second image in a mixed one; every other image of a copy is mixed,
-            and the teacher answers the mixture, which shows the student what it thinks between the
-            classes (Zhang et al., 2018, arXiv:1710.09412). Below 0.5 the label stays the larger
-            part's. 0 mixes nothing.
+        mixup: largest share of a second image in a mixed one; half of the images of a copy, drawn
+            by chance, are mixed, and the teacher answers the mixture, which shows the student what
+            it thinks between the classes (Zhang et al., 2018, arXiv:1710.09412). Below 0.5 the
+            label stays the larger part's. 0 mixes nothing.
     """
 
     teacher: str = "train"
