@@ -97,18 +97,6 @@ def test_resumed_without_momentum(tiny_task, tmp_path):
     assert same(resumed, train(tiny_task, settings)[0])
 
 
-def test_resumed_run_keeps_its_precision(tiny_task, tmp_path, monkeypatch):
-    mode = Mode(bf16=True)
-    settings, checkpoint = config(), Checkpoint(tmp_path, "key")
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "choose_mode", lambda *_: (mode, {}))
-        unbroken, _ = train(tiny_task, settings)
-        interrupt(tiny_task, settings, checkpoint, stop_at=6)
-    resumed, done = train(tiny_task, settings, checkpoint=checkpoint)
-    assert done.mode == mode.name
-    assert same(resumed, unbroken)
-
-
 def test_resumed_run_remembers_early_stopping(tiny_task, tmp_path):
     settings, checkpoint = config(epochs=6, patience=3), Checkpoint(tmp_path, "key")
     figures = [0.1, 0.8, 0.5, 0.6, 0.7, 0.9]
