@@ -62,5 +62,5 @@ def trained_onnx(
 ) -> Path:
     """The trained model as an ONNX file; read only."""
     path = tmp_path_factory.mktemp("trained") / "model.onnx"
-    export(copy.deepcopy(_trained), tiny_task.validation.inputs[:3], path)
+    export(copy.deepcopy(_trained), (tiny_task.validation.inputs[:3],), path)
     return path

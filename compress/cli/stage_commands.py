@@ -31,27 +31,62 @@ ModelArgument = Annotated[Path, typer.Argument(help="Artifact folder of a traine
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    for command in (train, prune, distill, quantize, export):
+    for command in (pretrain, train, prune, distill, quantize, export):
         app.command()(command)
 
 
-def train(
-    model: Annotated[str, typer.Argument(help="As in `compress list models`, or module:factory.")],
+def pretrain(
+    model: Annotated[str, typer.Argument(help="A Transformer, as in `compress list models`.")],
     settings: SettingsArgument = None,
-    data: Annotated[str, typer.Option(help="Task, as in `compress list data`.")] = "mnist",
+    data: Annotated[
+        str, typer.Option(help="Task of tokens, as in `compress list data`.")
+    ] = "reviews",
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Guess masked tokens, before training on labels: compress pretrain transformer epochs=8"""
+    from compress.pipeline.context import Inputs
+    from compress.recipe.overrides import settings_from_pairs
+
+    options = settings_from_pairs(settings or [])
+    reference = {"name": model, **_model_settings(options)}
+    folder = out or Path("runs") / f"pretrain-{Path(model.replace(':', '-')).name}"
+    _stage("pretrain", options, Inputs(), data, folder, seed, device, as_json, reference)
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="As in `compress list models`, module:factory, or a pretrained artifact."
+        ),
+    ],
+    settings: SettingsArgument = None,
+    data: Annotated[
+        str | None, typer.Option(help="Task, as in `compress list data`; mnist if left out.")
+    ] = None,
     out: OutOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.cpu,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model: compress train cnn --data mnist epochs=15 [model.widths=[8,16]] [folds=5]"""
+    from compress.artifact import CARD, load_artifact
     from compress.pipeline.context import Inputs
     from compress.recipe.overrides import settings_from_pairs
 
     options = settings_from_pairs(settings or [])
-    reference = {"name": model, **_model_settings(options)}
     folder = out or Path("runs") / f"train-{Path(model.replace(':', '-')).name}"
-    _stage("train", options, Inputs(), data, folder, seed, device, as_json, reference)
+    if (Path(model) / CARD).is_file():
+        parent = load_artifact(Path(model))
+        inputs, reference = Inputs(parent=parent), {"name": model}
+        task = _task(data, parent)
+    else:
+        inputs, reference = Inputs(), {"name": model, **_model_settings(options)}
+        task = data or "mnist"
+    _stage("train", options, inputs, task, folder, seed, device, as_json, reference)
 
 
 def prune(
@@ -111,7 +146,7 @@ def distill(
         options["student"] = {"name": student, **_model_settings(options)}
     folder = out or Path("runs") / f"distill-{Path(student.replace(':', '-')).name}"
     options["teacher"] = str(teacher)
-    inputs = Inputs(parent=parent, baseline=teaching, teacher=teaching.onnx)
+    inputs = Inputs(parent=parent, baseline=teaching, teacher_artifact=teaching)
     _stage("distill", options, inputs, _task(data, teaching, parent), folder, seed, device, as_json)
 
 
@@ -172,7 +207,7 @@ def export(
 
     from compress.artifact import load_artifact, writing_file
     from compress.data.references import load_task
-    from compress.export.torch_to_onnx import export as export_model
+    from compress.pipeline.stages import export_model
     from compress.recipe import check_settings
     from compress.recipe.overrides import settings_from_pairs
 
@@ -181,14 +216,15 @@ def export(
     task = load_task(_task(data, parent))
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder) / "model.onnx"
-        evidence = export_model(parent.load_model(), task.validation.inputs[:8], scratch, config)
+        evidence = export_model(parent.load_model(), task, scratch, config)
         with writing_file(target) as partial:
             shutil.copyfile(scratch, partial)
     if as_json:
         print(json.dumps(evidence, indent=1))
     else:
+        shape = "batch and length" if task.sequences else "batch"
         print(
-            f"{target}: opset {evidence['opset']}, dynamic batch; outputs differ from torch by "
+            f"{target}: opset {evidence['opset']}, dynamic {shape}; outputs differ from torch by "
             f"at most {evidence['max_difference']:.2g} (mean {evidence['mean_difference']:.2g})"
         )
 
@@ -269,14 +305,21 @@ def _stage(
 
 
 def _tell(made: Artifact) -> None:
-    found = made.card.metrics["test"]
-    low, high = found["interval"]
-    print(f"{made.folder}: {made.card.kind} done in {made.card.seconds:.0f} s")
-    print(
-        f"  {found['metric']} {found['value']:.4f} [{low:.4f}, {high:.4f}] "
-        f"on {found['n']:,} test samples"
-    )
     evidence = made.card.evidence
+    print(f"{made.folder}: {made.card.kind} done in {made.card.seconds:.0f} s")
+    if "test" in made.card.metrics:
+        found = made.card.metrics["test"]
+        low, high = found["interval"]
+        print(
+            f"  {found['metric']} {found['value']:.4f} [{low:.4f}, {high:.4f}] "
+            f"on {found['n']:,} test samples"
+        )
+    if "matched" in evidence:
+        print(f"  matched: {evidence['matched']}")
+        print(f"  agreement with the teacher: {evidence['teacher_agreement']:.4f}")
+    if "masked" in evidence:
+        before, after = evidence["masked"]["accuracy"]
+        print(f"  masked tokens guessed right: {before:.4f} → {after:.4f} (validation)")
     for what in ("parameters", "macs", "size_bytes"):
         if what in evidence:
             before, after = evidence[what]

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+
+from compress.data.task import Augment, Inputs
+
+
+def images(change: Callable[[Tensor, Generator], Tensor]) -> Augment:
+    """A task's augmentation from a change of images, such as `partial(warp, background=0.0)`."""
+    return partial(_on_images, change=change)
+
+
+def _on_images(
+    inputs: Inputs, generator: Generator, change: Callable[[Tensor, Generator], Tensor]
+) -> Inputs:
+    return (change(inputs[0], generator),)
 
 
 def warp(

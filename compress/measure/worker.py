@@ -32,19 +32,18 @@ Call = Callable[[], None]
 def main() -> None:
     """Read one job, do it, print its result."""
     job = json.load(sys.stdin)
-    inputs = np.load(job["inputs"]) if job.get("inputs") else None
-    result = peak_memory(job, inputs) if job["what"] == "memory" else latencies(job, inputs)
+    result = peak_memory(job) if job["what"] == "memory" else latencies(job)
     json.dump(result, sys.stdout)
 
 
-def latencies(job: dict[str, Any], inputs: np.ndarray[Any, Any] | None) -> list[dict[str, Any]]:
+def latencies(job: dict[str, Any]) -> list[dict[str, Any]]:
     """Block medians in nanoseconds for every arm, batch size and thread count."""
     coin = random.Random(job["seed"])
     found = []
     for batch in job["batch"]:
         cells = [(arm, threads) for arm in job["arms"] for threads in job["threads"]]
         coin.shuffle(cells)
-        calls = [_load(arm, threads, batch, inputs, job["device"]) for arm, threads in cells]
+        calls = [_load(arm, threads, batch, job) for arm, threads in cells]
         blocks = [_Block(call, job["block_ms"] * 1e6) for call in calls]
         gc.freeze()
         gc.disable()
@@ -68,23 +67,13 @@ def latencies(job: dict[str, Any], inputs: np.ndarray[Any, Any] | None) -> list[
     return found
 
 
-def _load(
-    arm: dict[str, Any],
-    threads: int,
-    batch: int,
-    inputs: np.ndarray[Any, Any] | None,
-    device: str,
-) -> Call:
-    session = Session(Path(arm["file"]), device, threads)
-    return session.bind(_rows(session, batch, inputs))
-
-
-def _rows(
-    session: Session, batch: int, inputs: np.ndarray[Any, Any] | None
-) -> np.ndarray[Any, Any]:
-    if inputs is None:
-        return session.example(batch)
-    return np.ascontiguousarray(np.resize(inputs, (batch, *inputs.shape[1:])))
+def _load(arm: dict[str, Any], threads: int, batch: int, job: dict[str, Any]) -> Call:
+    session = Session(Path(arm["file"]), job["device"], threads)
+    stored = job["inputs"].get(str(batch))
+    if stored is None:
+        return session.bind(session.example(batch))
+    with np.load(stored) as arrays:
+        return session.bind(tuple(arrays[name] for name in arrays.files))
 
 
 class _Block:
@@ -120,10 +109,10 @@ def _clock_cost() -> float:
     return (time.perf_counter_ns() - start) / 1000
 
 
-def peak_memory(job: dict[str, Any], inputs: np.ndarray[Any, Any] | None) -> int | None:
+def peak_memory(job: dict[str, Any]) -> int | None:
     """Bytes that loading one arm and running its largest batch add at most; None if unknown."""
     before = _forget_peak()
-    call = _load(job["arms"][0], job["threads"][0], max(job["batch"]), inputs, job["device"])
+    call = _load(job["arms"][0], job["threads"][0], max(job["batch"]), job)
     for _ in range(3):
         call()
     peak = _status("VmHWM")

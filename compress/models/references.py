@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress.errors import InputError, UnknownName, suggest
 from compress.models.configs import LeNetConfig, ModelConfig, ResNetConfig, StridedConfig
+from compress.models.sequence_configs import RecurrentConfig, SequenceConfig, TransformerConfig
 
 
 class ModelSpec(BaseModel):
@@ -37,10 +38,12 @@ class Reference:
     about: str
 
 
-ARCHITECTURES: dict[str, type[ModelConfig]] = {
+ARCHITECTURES: dict[str, type[ModelConfig | SequenceConfig]] = {
     "resnet": ResNetConfig,
     "strided": StridedConfig,
     "lenet": LeNetConfig,
+    "recurrent": RecurrentConfig,
+    "transformer": TransformerConfig,
 }
 
 REFERENCES: dict[str, Reference] = {
@@ -51,6 +54,41 @@ REFERENCES: dict[str, Reference] = {
     "cnn-tiny": Reference("strided", {}, "four convolutions, strided early, 27 k parameters"),
     "lenet": Reference(
         "lenet", {}, "LeNet-5: two convolutions, three linear layers, 62 k parameters"
+    ),
+    "rnn": Reference(
+        "recurrent", {"cell": "rnn", "widths": (128,)}, "Elman RNN, one layer of 128, tanh"
+    ),
+    "lstm": Reference("recurrent", {"widths": (128,)}, "LSTM, one layer of 128"),
+    "gru": Reference("recurrent", {"cell": "gru", "widths": (128, 128)}, "GRU, two layers of 128"),
+    "bilstm": Reference(
+        "recurrent",
+        {"widths": (256, 256), "bidirectional": True, "dropout": 0.2},
+        "bidirectional LSTM, two layers of 2 × 256, 2.1 M parameters",
+    ),
+    "lstm-small": Reference(
+        "recurrent",
+        {"widths": (64,), "front_width": 32, "front_stride": 3},
+        "convolution over time with stride 3, then an LSTM of 64",
+    ),
+    "transformer": Reference(
+        "transformer",
+        {"dropout": 0.1},
+        "BERT-style encoder: self-attention, pre-norm, two layers of 128",
+    ),
+    "transformer-small": Reference(
+        "transformer",
+        {"width": 64, "heads": (2,), "feed_forward": (128,)},
+        "the same, one layer of 64",
+    ),
+    "gpt": Reference(
+        "transformer",
+        {"causal": True, "heads": (4, 4, 4, 4), "feed_forward": (512, 512, 512, 512)},
+        "GPT-style decoder, four layers of 128: every step sees those before it",
+    ),
+    "gpt-small": Reference(
+        "transformer",
+        {"causal": True, "width": 96, "heads": (3, 3), "feed_forward": (256, 256)},
+        "the same, two layers of 96",
     ),
 }
 
@@ -84,6 +122,7 @@ def resolve(name: str, settings: Mapping[str, Any], facts: Mapping[str, Any]) ->
                 f"leave {key} out to take it from the data."
             )
     reference = REFERENCES[name]
+    _check_inputs(name, reference.architecture, facts)
     merged = {**reference.settings, **facts, **settings}
     try:
         config = ARCHITECTURES[reference.architecture].model_validate(merged)
@@ -92,9 +131,27 @@ def resolve(name: str, settings: Mapping[str, Any], facts: Mapping[str, Any]) ->
     return ModelSpec(architecture=reference.architecture, config=config.model_dump(mode="json"))
 
 
+def _check_inputs(name: str, architecture: str, facts: Mapping[str, Any]) -> None:
+    """Images go to convolutions, sequences to the other families."""
+    if _takes(architecture, facts):
+        return
+    takes, gives = ("images", "sequences") if "outputs" in facts else ("sequences", "images")
+    fitting = [key for key, entry in REFERENCES.items() if _takes(entry.architecture, facts)]
+    raise InputError(
+        f"model '{name}' takes {takes}, but the task gives {gives}. "
+        f"Models for it: {', '.join(fitting)}."
+    )
+
+
+def _takes(architecture: str, facts: Mapping[str, Any]) -> bool:
+    return facts.keys() <= ARCHITECTURES[architecture].model_fields.keys()
+
+
 def explain(error: ValidationError, architecture: str) -> str:
     """The first error of a model's settings in one line, with the nearest name for a typo."""
     first = error.errors()[0]
+    if first["type"] == "value_error":  # of the settings together: the message names them
+        return f"{first['msg'].removeprefix('Value error, ')}."
     key = ".".join(str(part) for part in first["loc"]) or "settings"
     if first["type"] == "extra_forbidden":
         known = list(ARCHITECTURES[architecture].model_fields)

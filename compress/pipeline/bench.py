@@ -14,6 +14,7 @@ from compress.export.graph import load_onnx, operators, precision
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure, measure_memory
 from compress.measure.machine import machine
+from compress.measure.quality import feeds
 from compress.pipeline.benchmark import describe_arm, measurement
 from compress.pipeline.compare import Scores, compare
 from compress.pipeline.context import Context
@@ -54,7 +55,7 @@ def bench(
     if not artifacts or len(artifacts) < len(paths):
         raise InputError("bench: name at least one model, and each only once.")
     task = load_task(data) if data else None
-    rows = task.validation.inputs[: max(config.batch)].numpy() if task else None
+    rows = feeds(task.validation) if task else None
     files = {name: artifact.onnx for name, artifact in artifacts.items()}
     arms: list[Arm] = []
     scores: dict[str, Scores] = {}

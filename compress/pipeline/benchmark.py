@@ -9,11 +9,12 @@ from typing import Any
 
 import compress
 from compress.artifact import Artifact, digest
+from compress.data.task import Task
 from compress.export.graph import load_onnx, operators, precision
 from compress.measure.config import BenchConfig
 from compress.measure.latency import CONTROL, Measured, measure, measure_memory
 from compress.measure.machine import machine
-from compress.measure.quality import check_outputs, quality, run_onnx
+from compress.measure.quality import check_outputs, feeds, quality, run_onnx
 from compress.pipeline.compare import Scores, compare, quality_comparison
 from compress.pipeline.context import Context
 from compress.pipeline.decide import choose_final, judge
@@ -38,6 +39,7 @@ def benchmark(
         made: stage name to artifact, in order; the first is the baseline.
         out: the run's folder, which files are named relative to.
     """
+    made = {name: artifact for name, artifact in made.items() if artifact.card.kind != "pretrain"}
     names = {name: artifact.folder.name for name, artifact in made.items()}
     controls = {
         stage.name: stage.config.like
@@ -45,7 +47,7 @@ def benchmark(
         if getattr(stage.config, "like", None)
     }
     timed = {names[name]: artifact.onnx for name, artifact in made.items() if name not in controls}
-    rows = context.task.validation.inputs[: max(config.batch)].numpy()
+    rows = feeds(context.task.validation)
     measured = measure(
         timed,
         config,
@@ -58,7 +60,7 @@ def benchmark(
     memory = measure_memory(timed, config, inputs=rows, device=context.device)
     arms, scores = [], {}
     for stage in recipe.stages:
-        if stage.kind == "benchmark":
+        if stage.kind in ("benchmark", "pretrain"):
             continue
         artifact = made[stage.name]
         arm, scores[names[stage.name]] = describe_arm(
@@ -76,7 +78,7 @@ def benchmark(
                 }
             )
         )
-    baseline = arms[0].name
+    baseline = names[recipe.baseline]
     better = context.task.metric.higher_is_better
     comparisons = [
         entry
@@ -87,7 +89,7 @@ def benchmark(
             measured,
             scores,
             higher_is_better=better,
-            max_drop=recipe.budget.max_drop,
+            max_drop=recipe.budget.limit(float(scores[baseline]["test"].mean())),
         )
     ]
     by_name = {arm.name: arm for arm in arms}
@@ -101,7 +103,9 @@ def benchmark(
         for name, value in scores.items()
     }
     eligible = [arm for arm in arms if arm.control_of is None]
-    final, notes = choose_final(eligible, drops, measured, recipe.budget)
+    limit = recipe.budget.limit(float(scores[baseline]["validation"].mean()))
+    final, notes = choose_final(eligible, drops, measured, recipe.budget, limit)
+    notes += _simple(context.task)
     report = Report(
         tool_version=compress.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -121,6 +125,17 @@ def benchmark(
     )
     samples = {name: value["test"] for name, value in scores.items()}
     return report.model_copy(update={"budget": judge(report, samples, context.task, recipe.budget)})
+
+
+def _simple(task: Task) -> list[str]:
+    """What answers without a model reach, so that the figures can be placed."""
+    figures = [f"{name} {value:.4g}" for name, value in task.simple.items()]
+    if not figures:
+        return []
+    return [
+        f"For comparison, without a model, {task.metric.name} on the test split: "
+        f"{', '.join(figures)}."
+    ]
 
 
 def describe_arm(

@@ -53,14 +53,19 @@ class Inputs:
     Attributes:
         parent: whose model it takes; None for a stage that starts anew.
         baseline: what drops are counted from; None in the first stage.
-        teacher: ONNX file of the teacher.
+        teacher_artifact: what teaches.
         like: whose architecture is trained.
     """
 
     parent: Artifact | None = None
     baseline: Artifact | None = None
-    teacher: Path | None = None
+    teacher_artifact: Artifact | None = None
     like: Artifact | None = None
+
+    @property
+    def teacher(self) -> Path | None:
+        """ONNX file of the teacher."""
+        return self.teacher_artifact.onnx if self.teacher_artifact else None
 
 
 @dataclass(frozen=True)

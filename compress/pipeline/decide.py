@@ -30,20 +30,25 @@ def latency_verdict(interval: Interval | None) -> Verdict:
 
 
 def choose_final(
-    arms: list[Arm], drops: dict[str, float], measured: Measured, budget: BudgetConfig
+    arms: list[Arm],
+    drops: dict[str, float],
+    measured: Measured,
+    budget: BudgetConfig,
+    limit: float,
 ) -> tuple[str, list[str]]:
     """Name of the best arm whose validation drop is within the budget, and notes for the reader.
 
     Args:
         arms: controls left out; the first is the baseline.
         drops: arm name to drop on the validation split.
+        limit: the largest drop allowed there, in the metric's unit.
     """
     baseline = arms[0]
-    within = [arm for arm in arms if drops[arm.name] <= budget.max_drop + 1e-9]
+    within = [arm for arm in arms if drops[arm.name] <= limit + 1e-9]
     over = [arm for arm in arms if arm not in within]
     notes = [
         f"{arm.name}: not chosen, its validation drop of {drops[arm.name]:.4f} is over the "
-        f"budget of {budget.max_drop:g}."
+        f"budget of {limit:.4g}."
         for arm in over
     ]
     if within == [baseline] and over:
@@ -73,6 +78,9 @@ def judge(
         return None
     before, after = scores[report.baseline], scores[report.final]
     drop, interval = paired_drop(before, after, task.metric.higher_is_better)
+    limit = budget.limit(float(before.mean()))
+    share = f" ({budget.max_drop:.3g} of the baseline's {before.mean():.4g})"
+    allowed = f"{limit:.4g}{share if budget.relative else ''}"
     n, name = len(before), task.metric.name
     bounds = f"[{interval[0]:+.4f}, {interval[1]:+.4f}]"
     figures = f"{name} drop {drop:+.4f}, 95 % interval {bounds}, {n:,} test samples"
@@ -81,30 +89,31 @@ def judge(
             "missed",
             "Nothing smaller or faster kept the budget: the trained model stays.",
         )
-    elif interval[1] <= budget.max_drop:
+    elif interval[1] <= limit:
         status, text = (
             "proven",
-            f"The whole interval lies within the budget of {budget.max_drop:g}: {figures}.",
+            f"The whole interval lies within the budget of {allowed}: {figures}.",
         )
-    elif drop <= budget.max_drop:
+    elif drop <= limit:
         needed = (
-            samples_for_proof(float((before != after).mean()), budget.max_drop)
-            if budget.max_drop
+            samples_for_proof(float((before != after).mean()), limit)
+            if limit and set(np.unique(before)) <= {0.0, 1.0}
             else None
         )
         proof = f"; a proof would need about {needed:,} samples" if needed else ""
         status, text = (
             "met",
-            f"The estimate lies within the budget of {budget.max_drop:g}: {figures}{proof}.",
+            f"The estimate lies within the budget of {allowed}: {figures}{proof}.",
         )
     else:
         status, text = (
             "missed",
-            f"The test drop is over the budget of {budget.max_drop:g}: {figures}.",
+            f"The test drop is over the budget of {allowed}: {figures}.",
         )
     return Budget.model_validate(
         {
-            "max_drop": budget.max_drop,
+            "max_drop": limit,
+            "relative_drop": budget.max_drop if budget.relative else None,
             "minimise": budget.minimise,
             "status": status,
             "explanation": text,

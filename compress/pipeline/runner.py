@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,16 @@ from compress.artifact import (
     ONNX,
     Artifact,
     Card,
+    digest,
     finish,
     load_artifact,
     sha256,
+    wrap_onnx,
     write_text,
     writing,
 )
 from compress.data.references import load_task
-from compress.errors import ArtifactError, CompressError, ModelFileError
+from compress.errors import ArtifactError, CompressError, ModelFileError, ShapeMismatch
 from compress.measure.machine import versions
 from compress.pipeline.keys import recipe_stage_key, report_key
 from compress.pipeline.pages import write_pages, write_report
@@ -179,10 +181,13 @@ def make_artifact(
     from compress.training.checkpoint import Checkpoint
 
     began = time.monotonic()
+    _check_vocabulary(inputs, context.task)
     checkpoint = Checkpoint(context.cache / f"checkpoint-{key[:16]}", key)
     with writing(folder) as scratch:
         made = FUNCTIONS[stage.kind](stage.config, inputs, context, checkpoint, scratch)
-        evidence, metrics = _finish_onnx(made, inputs, context, scratch)
+        evidence, metrics = made.evidence, dict[str, Any]()
+        if stage.kind != "pretrain":  # which has no answers to the task yet
+            evidence, metrics = _finish_onnx(made, inputs, context, scratch)
         card = Card(
             kind=stage.kind,
             name=stage.name,
@@ -202,27 +207,45 @@ def make_artifact(
     return Artifact(folder, card)
 
 
+def _check_vocabulary(inputs: Inputs, task: Task) -> None:
+    """Tokens must mean the same to every model that takes part.
+
+    Raises:
+        ShapeMismatch: an artifact was made with another vocabulary than the task has.
+    """
+    expected = task.preprocessing.get("vocabulary")
+    for artifact in (inputs.parent, inputs.like, inputs.teacher_artifact):
+        if artifact is None:
+            continue
+        found = artifact.card.evidence.get("preprocessing", {}).get("vocabulary")
+        if found is not None and digest(found) != digest(expected):
+            raise ShapeMismatch(
+                f"{artifact.folder}: was made with a vocabulary of {len(found)} tokens, task "
+                f"'{task.name}' has {len(expected or ())} others; tokens would change their "
+                "meaning. Use models of one task."
+            )
+
+
 def _finish_onnx(
     made: Made, inputs: Inputs, context: Context, scratch: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Export a torch model, and take the quality of what will run, on the runtime it runs on."""
     import numpy as np
 
-    from compress.export.torch_to_onnx import export
     from compress.measure.quality import qualities, run_onnx
+    from compress.pipeline.stages import export_model
     from compress.runtime.onnxruntime import Session
 
     evidence = dict(made.evidence)
     if made.model is not None:
-        samples = context.task.validation.inputs[:8]
-        evidence["export"] = export(made.model, samples, scratch / ONNX)
+        evidence["export"] = export_model(made.model, context.task, scratch / ONNX)
     session = Session(scratch / ONNX, context.device, context.threads)
     task = context.task
     outputs = {
         "validation": run_onnx(session, task.validation),
         "test": run_onnx(session, task.test),
     }
-    if inputs.parent is not None:
+    if inputs.parent is not None and inputs.parent.card.kind != "pretrain":
         before = run_onnx(Session(inputs.parent.onnx, context.device), task.validation)
         change = np.abs(before - outputs["validation"])
         evidence["output_change"] = {"max": float(change.max()), "mean": float(change.mean())}
@@ -233,24 +256,24 @@ def _parents(stage: Stage, made: dict[str, Artifact], recipe: Recipe) -> dict[st
     """Role to key of every artifact that the stage's result depends on."""
     roles = {"from": stage.parent, "like": getattr(stage.config, "like", None)}
     if stage.kind == "quantize":
-        roles["baseline"] = recipe.stages[0].name
+        roles["baseline"] = recipe.baseline
     keys = {role: made[name].identity for role, name in roles.items() if name}
     teacher = getattr(stage.config, "teacher", None)
     if teacher is not None:
-        file = _teacher(teacher, made)
-        keys["teacher"] = made[teacher].identity if teacher in made else sha256(file)
+        artifact = _teacher(teacher, made)
+        keys["teacher"] = artifact.identity if teacher in made else sha256(artifact.onnx)
     return keys
 
 
-def _teacher(teacher: str, made: dict[str, Artifact]) -> Path:
+def _teacher(teacher: str, made: dict[str, Artifact]) -> Artifact:
     if teacher in made:
-        return made[teacher].onnx
+        return made[teacher]
     path = Path(teacher)
     if path.suffix == ".onnx":
         if not path.is_file():
             raise ModelFileError(f"{path}: no such file; expected the teacher's ONNX model.")
-        return path
-    return load_artifact(path).onnx
+        return wrap_onnx(path)
+    return load_artifact(path)
 
 
 def _inputs(stage: Stage, made: dict[str, Artifact], recipe: Recipe) -> Inputs:
@@ -258,9 +281,9 @@ def _inputs(stage: Stage, made: dict[str, Artifact], recipe: Recipe) -> Inputs:
 
     like = getattr(stage.config, "like", None)
     teacher = getattr(stage.config, "teacher", None)
-    inputs = Inputs(
+    return Inputs(
         parent=made[stage.parent] if stage.parent else None,
-        baseline=made.get(recipe.stages[0].name),
+        baseline=made.get(recipe.baseline),
         like=made[like] if like else None,
+        teacher_artifact=_teacher(teacher, made) if teacher else None,
     )
-    return replace(inputs, teacher=_teacher(teacher, made)) if teacher else inputs

@@ -1,4 +1,4 @@
-"""Dependency-aware channel pruning by torch-pruning, to a ratio or a MACs target."""
+"""Dependency-aware pruning of channels by torch-pruning, to a ratio or a MACs target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torch_pruning as tp
 from torch import Generator, Tensor, nn
 
@@ -17,6 +16,7 @@ from compress.models.build import count_macs, count_parameters
 from compress.pruning.config import PruneConfig
 from compress.training.batches import LabelledBatches
 from compress.training.loop import epoch_seed
+from compress.training.losses import label_loss
 
 #: Halvings of the share of channels; beyond 2^-12 no reference model has another channel to lose.
 BISECTIONS = 12
@@ -38,6 +38,7 @@ def prune(
         InputError: a layer name that does not exist, or a target out of reach.
         NoEffect: nothing could be removed.
     """
+    _check_layers(model, task)
     sample = task.train.inputs[:2]
     macs = count_macs(model, (sample,))
     whole = copy.deepcopy(model).eval()
@@ -56,6 +57,24 @@ def prune(
             "target. Lower round_to, or ask for more."
         )
     return pruned, evidence
+
+
+def _check_layers(model: nn.Module, task: Task) -> None:
+    """Refuse what torch-pruning would fail on, or leave as it is without a word."""
+    unknown = (nn.RNNBase, nn.MultiheadAttention, nn.Embedding)
+    found = [name for name, module in model.named_modules() if isinstance(module, unknown)]
+    if found:
+        raise InputError(
+            f"layer '{found[0]}' ({type(model.get_submodule(found[0])).__name__}) of "
+            f"{type(model).__name__} cannot be pruned as it is: recurrent layers and attention are "
+            "pruned where the model declares its groups (`compress.models.groups.Prunable`), as "
+            "the reference models do."
+        )
+    if task.train.lengths is not None:
+        raise InputError(
+            f"{type(model).__name__} takes sequences of different lengths and declares no groups "
+            "to prune (`compress.models.groups.Prunable`)."
+        )
 
 
 def _apply_strides(model: nn.Module, config: PruneConfig) -> None:
@@ -97,8 +116,9 @@ def _accumulate_gradients(model: nn.Module, task: Task, config: PruneConfig, see
         task.train, config.batch_size, task.augment if config.augment else None
     )
     generator = Generator().manual_seed(epoch_seed(seed, 0))
+    loss = label_loss(task.kind)
     for _, batch in zip(range(config.batches), batches.epoch(0, generator), strict=False):
-        F.cross_entropy(model(batch.inputs), batch.targets).backward()
+        loss(model(*batch.inputs), batch).backward()
 
 
 def _reach_target(

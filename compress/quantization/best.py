@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from compress.data.task import Task
+from compress.data.task import Split, Task
 from compress.errors import CompressError, InputError
 from compress.export.graph import load_onnx, operators, shorten_names, strip
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure
-from compress.measure.quality import check_outputs, run_onnx
+from compress.measure.quality import check_outputs, feeds, run_onnx
 from compress.progress import Progress, quiet
+from compress.quantization.candidates import makers
 from compress.quantization.config import QuantizeConfig
-from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.preprocess import preprocess
-from compress.quantization.static import quantize_static_int8
-from compress.quantization.weight_only import quantize_weights
 from compress.report.schema import Candidate
-from compress.runtime.onnxruntime import Session
+from compress.runtime.onnxruntime import Feeds, Session
 from compress.stats import paired_drop
 
 #: Latencies closer than this count as equal on a shared machine.
 MARGIN = 0.05
 #: A choice needs no more replication than this: the benchmark behind it measures again.
+_CALIBRATION_BATCH = 32
 _CHOOSING = {"workers": 4, "rounds": 6, "control": False}
 
 
@@ -38,6 +36,7 @@ class Goal:
     Attributes:
         reference: ONNX file whose quality on the validation split must be kept.
         max_drop: allowed drop of the task's metric, in its unit.
+        relative: whether it is a share of the reference's metric instead.
         minimise: "latency" or "size".
         bench: batch sizes and thread counts that count.
     """
@@ -46,10 +45,16 @@ class Goal:
     max_drop: float
     minimise: str
     bench: BenchConfig
+    relative: bool = False
 
 
 def build(
-    source: Path, folder: Path, task: Task, config: QuantizeConfig, seed: int = 0
+    source: Path,
+    folder: Path,
+    task: Task,
+    config: QuantizeConfig,
+    seed: int = 0,
+    minimise: str = "latency",
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """All models that the configuration asks for.
 
@@ -60,29 +65,13 @@ def build(
     Returns:
         Name to file of what could be built and loads, and name to reason of what could not.
     """
-    import torch
-
     prepared = folder / "prepared.onnx"
     preprocess(source, prepared)
-    order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
-    samples = task.train.inputs[order[: config.samples]].numpy()
-    makers: dict[str, Callable[[Path], object]] = {}
-    if config.method in ("best", "static"):
-        makers["static"] = lambda path: quantize_static_int8(prepared, path, samples, config)
-        first = next(
-            (node.name for node in load_onnx(prepared).graph.node if node.op_type == "Conv"), ""
-        )
-        if config.method == "best" and first:
-            # Few input channels: too little work for the int8 kernel, which then costs time.
-            makers["static, first convolution fp32"] = lambda path: quantize_static_int8(
-                prepared, path, samples, config, keep_fp32=(first,)
-            )
-    if config.method in ("best", "dynamic"):
-        makers["dynamic"] = lambda path: quantize_dynamic_int8(prepared, path)
-    if config.method in ("best", "weight-only"):
-        makers["weight-only"] = lambda path: quantize_weights(prepared, path)
+    samples = calibration(task.train, config.samples, seed)
     files, failures = {}, {}
-    for number, (name, make) in enumerate(makers.items()):
+    for number, (name, make) in enumerate(
+        makers(prepared, folder, samples, config, minimise).items()
+    ):
         path = folder / f"candidate-{number}.onnx"
         try:
             make(path)
@@ -98,12 +87,22 @@ def build(
     return files, failures
 
 
+def calibration(split: Split, count: int, seed: int) -> list[Feeds]:
+    """Batches of samples drawn without replacement; sequences beside others of their length."""
+    import torch
+
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    drawn = split.subset(order[:count])
+    batches = [drawn.take(rows) for rows in drawn.chunks(_CALIBRATION_BATCH)]
+    return [tuple(part.numpy() for part in batch) for batch in batches]
+
+
 def _finish(path: Path) -> None:
     """Small names, a valid graph, something in int8, and a file that loads."""
     model = shorten_names(strip(load_onnx(path)))
     path.write_bytes(model.SerializeToString())
     counts = operators(model)
-    if not any("int8" in precision for entry in counts.values() for precision in entry):
+    if not any("int" in precision for entry in counts.values() for precision in entry):
         raise CompressError("no operator became int8")
     Session(path)
 
@@ -132,12 +131,14 @@ def choose(
     measured = measure(
         arms,
         config,
-        inputs=task.validation.inputs[: max(config.batch)].numpy(),
+        inputs=feeds(task.validation),
         device=device,
         progress=progress,
         label="candidates",
     )
     reference = _scores(goal.reference, task, device)
+    if goal.relative:
+        goal = replace(goal, max_drop=goal.max_drop * abs(float(reference.mean())))
     found: dict[str, Candidate] = {}
     for name, path in arms.items():
         drop, _ = paired_drop(reference, _scores(path, task, device), task.metric.higher_is_better)
@@ -169,7 +170,7 @@ def _scores(path: Path, task: Task, device: str) -> npt.NDArray[np.float64]:
 def _refusal(drop: float, ratio: float, goal: Goal) -> str:
     """Why a candidate cannot be taken; empty where it can."""
     if drop > goal.max_drop + 1e-9:
-        return f"validation drop {drop:.4f} is over the budget of {goal.max_drop:g}"
+        return f"validation drop {drop:.4f} is over the budget of {goal.max_drop:.4g}"
     if ratio > 1 + MARGIN and goal.minimise == "latency":
         return f"slower than the fp32 input: {ratio:.2f} × its latency"
     return ""

@@ -13,7 +13,8 @@ class QuantizeConfig(BaseModel):
     Attributes:
         method: "static" (int8 weights and activations, QDQ), "dynamic" (activations quantized at
             run time), "weight-only" (int8 weights in the file, fp32 arithmetic), or "best", which
-            builds them all and keeps the fastest within the budget, the smallest among equals.
+            builds all that the model's operators can gain from, see `quantization.candidates`, and
+            keeps the fastest within the budget, the smallest among equals.
         calibration: how activation ranges are found for "static".
         samples: training samples that calibrate.
         activations: type of quantized activations; "uint8" fits the CPU's VNNI instructions.

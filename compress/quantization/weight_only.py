@@ -3,6 +3,8 @@
 A weight W becomes Cast(int8) · scale. Both nodes have constant inputs, so a runtime folds them when
 it loads the model and then computes in fp32. DequantizeLinear would say the same, but onnxruntime
 keeps it in the graph for its int8 kernels and pays for it in every call.
+
+The table of an embedding stays int8 in memory, too: only the rows that a call reads become fp32.
 """
 
 from __future__ import annotations
@@ -12,12 +14,27 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto
 
-#: Position of the output channels in the weight of each operator.
-_CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+from compress.quantization.editing import Edit, attributes, rewrite
+
+#: The inputs of each operator that are weights.
+_WEIGHTS = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gemm": (1,),
+    "MatMul": (1,),
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+    "RNN": (1, 2),
+    "Gather": (0,),
+}
 #: Smaller weights would not pay for the two nodes and the scales.
 _LEAST_VALUES = 256
+#: Smaller tables would not pay for the three nodes that run in every call.
+LEAST_TABLE = 4096
+#: In a narrower table a scale for each row would take as much room as the row.
+_LEAST_WIDTH = 16
 
 
 def quantize_weights(source: Path, target: Path) -> int:
@@ -27,60 +44,103 @@ def quantize_weights(source: Path, target: Path) -> int:
         How many weights were quantized.
     """
     model = onnx.load(source)
-    graph = model.graph
-    users: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    dequantizers: list[NodeProto] = []
-    for tensor in list(graph.initializer):
-        axis = _axis(users.get(tensor.name, []), tensor.name)
-        weight = numpy_helper.to_array(tensor)
-        if axis is None or weight.dtype != np.float32 or weight.size < _LEAST_VALUES:
-            continue
-        graph.initializer.remove(tensor)
-        dequantizers += _replace(graph, tensor.name, weight, axis)
-    nodes = [*dequantizers, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    stored: dict[str, str] = {}  # by name, what the users of a weight read instead
+
+    def convert(edit: Edit, node: NodeProto) -> bool:
+        names = [node.input[place] for place in _WEIGHTS[node.op_type]]
+        axes = {name: found for name in names if (found := _axes(edit, name)) is not None}
+        if node.op_type == "Gather" and axes:
+            stored.setdefault(names[0], "")
+            add_rows(edit, node)
+        elif axes:
+            for name, channels in axes.items():
+                stored[name] = stored.get(name) or _add_whole(edit, name, channels)
+            edit.add_changed(node, stored)
+        return bool(axes)
+
+    rewrite(model, dict.fromkeys(_WEIGHTS, convert))
     target.write_bytes(model.SerializeToString())
-    return len(dequantizers) // 2
+    return len(stored)
 
 
-def _axis(users: list[NodeProto], name: str) -> int | None:
-    """The output-channel axis if every use of the value is as a weight, and in the same way."""
-    axes = set()
-    for node in users:
-        if node.op_type not in _CHANNEL_AXIS or list(node.input).index(name) != 1:
+def _axes(edit: Edit, name: str) -> tuple[int, ...] | None:
+    """The axes of the channels with a scale each; None for what is no large weight in every use."""
+    weight, found = edit.weight(name), set()
+    if weight is None or weight.size < _LEAST_VALUES:
+        return None
+    for node in edit.users(name):
+        places = [place for place, used in enumerate(node.input) if used == name]
+        if len(places) != 1 or places[0] not in _WEIGHTS.get(node.op_type, ()):
             return None
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        axes.add(0 if node.op_type == "Gemm" and transposed else _CHANNEL_AXIS[node.op_type])
-    return axes.pop() if len(axes) == 1 else None
+        if node.op_type == "Gather" and not is_table(edit, node):
+            return None
+        found.add(_channels(node, weight.shape))
+    return found.pop() if len(found) == 1 else None
 
 
-def _replace(
-    graph: GraphProto, name: str, weight: npt.NDArray[np.float32], axis: int
-) -> list[NodeProto]:
-    values, scale = quantize_symmetric(weight, axis)
-    graph.initializer.append(numpy_helper.from_array(values, f"{name}_int8"))
-    graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
-    cast = helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], to=onnx.TensorProto.FLOAT)
-    return [cast, helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name])]
+def _channels(node: NodeProto, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Output channels, the rows of each direction's gates, or what `_table_channels` says."""
+    if node.op_type == "Gather":
+        return _table_channels(shape)
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        return (0, 1)
+    if node.op_type == "MatMul":  # with a vector, one matrix, or many
+        return tuple(axis for axis in range(len(shape)) if axis != max(0, len(shape) - 2))
+    return (0,) if node.op_type == "Conv" or attributes(node).get("transB", 0) else (1,)
+
+
+def _table_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Rows, or columns where a row is so short that its scale would be as large."""
+    return (0,) if shape[1] >= _LEAST_WIDTH else (1,)
+
+
+def _add_whole(edit: Edit, name: str, axes: tuple[int, ...]) -> str:
+    """Add the nodes that make a weight fp32 again; returns the name of the result."""
+    stored, scale = store(edit, name, axes)
+    return edit.add("Mul", [edit.add("Cast", [stored], to=TensorProto.FLOAT), scale])
+
+
+def is_table(edit: Edit, node: NodeProto) -> bool:
+    """Whether a Gather reads rows of an embedding that is large enough to be int8."""
+    table = edit.weight(node.input[0])
+    rows = attributes(node).get("axis", 0) == 0
+    return table is not None and table.ndim == 2 and table.size >= LEAST_TABLE and rows
+
+
+def add_rows(edit: Edit, node: NodeProto) -> None:
+    """Add the nodes that read rows of an int8 table and dequantize only them, in place of one."""
+    table = edit.weight(node.input[0])
+    assert table is not None
+    axes = _table_channels(table.shape)
+    stored, scale = store(edit, node.input[0], axes)
+    rows = edit.add("Cast", [edit.add("Gather", [stored, node.input[1]])], to=TensorProto.FLOAT)
+    if axes == (0,):
+        scale = edit.add("Gather", [scale, node.input[1]])
+    edit.add("Mul", [rows, scale], node.output[0])
+
+
+def store(edit: Edit, name: str, axes: tuple[int, ...]) -> tuple[str, str]:
+    """Store a weight as int8, once; returns the names of the values and of their scales."""
+    weight = edit.weight(name)
+    assert weight is not None
+    values, scale = quantize_symmetric(weight, axes)
+    return edit.constant(f"{name}_int8", values), edit.constant(f"{name}_scale", scale)
 
 
 def quantize_symmetric(
-    weight: npt.NDArray[np.float32], axis: int
+    weight: npt.NDArray[np.float32], axis: int | tuple[int, ...]
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Symmetric per-channel int8: weight ≈ values · scale, |values| ≤ 127.
 
     Args:
         weight: any shape.
-        axis: of the channels that get a scale each.
+        axis: of the channels that get a scale each; several where each pair, triple … gets one.
 
     Returns:
         The values in the weight's shape, and scales that broadcast against it.
     """
-    others = tuple(i for i in range(weight.ndim) if i != axis)
+    kept = (axis,) if isinstance(axis, int) else axis
+    others = tuple(i for i in range(weight.ndim) if i not in kept)
     largest = np.abs(weight).max(axis=others, keepdims=True)
     scale = (largest / 127).astype(np.float32)
     scale = np.where(scale >= np.finfo(np.float32).tiny, scale, 1).astype(np.float32)

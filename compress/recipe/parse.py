@@ -155,20 +155,32 @@ def _stages(entries: list[_Entry], errors: list[str]) -> list[Stage]:
         if config is not None:
             errors += _check_roles(entry, config, names)
             stages.append(
-                Stage(entry.kind, str(name), _parent(entry, config, parent, names), config)
+                Stage(
+                    entry.kind,
+                    str(name),
+                    _parent(entry, config, parent, names, [stage.kind for stage in stages]),
+                    config,
+                )
             )
         if entry.kind != "benchmark":
             names.append(str(name))
     if sum(entry.kind == "benchmark" for entry in entries) > 1:
         errors.append("stages: more than one benchmark; a run measures all its models together.")
-    if not errors and stages[0].kind != "train":
-        errors.append(f"stages: begin with {stages[0].kind}; the first stage trains the baseline.")
+    kinds = [stage.kind for stage in stages]
+    first = next((kind for kind in kinds if kind != "pretrain"), "pretrain")
+    if not errors and first != "train":
+        errors.append(f"stages: begin with {first}; the first stage trains the baseline.")
     return stages
 
 
-def _parent(entry: _Entry, config: Any, parent: str | None, names: list[str]) -> str | None:
+def _parent(
+    entry: _Entry, config: Any, parent: str | None, names: list[str], kinds: list[str]
+) -> str | None:
     """The stage before, unless another is named or this one starts anew."""
-    starts = entry.kind in ("train", "benchmark") or getattr(config, "student", None) is not None
+    # Training goes on from a pretrained model, where that is the stage before.
+    starts = entry.kind in ("pretrain", "benchmark") or getattr(config, "student", None) is not None
+    if entry.kind == "train":
+        starts = bool(config.like) or not kinds or kinds[-1] != "pretrain"
     return parent if parent is not None or starts or not names else names[-1]
 
 

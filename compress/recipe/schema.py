@@ -13,8 +13,10 @@ from compress.measure.config import BenchConfig
 from compress.pruning.config import PruneConfig
 from compress.quantization.config import QuantizeConfig
 from compress.training.config import TrainConfig
+from compress.training.pretrain_config import PretrainConfig
 
 KINDS: dict[str, type[BaseModel]] = {
+    "pretrain": PretrainConfig,
     "train": TrainConfig,
     "prune": PruneConfig,
     "distill": DistillConfig,
@@ -28,14 +30,22 @@ class BudgetConfig(BaseModel):
     """What the user allows and wants.
 
     Attributes:
-        max_drop: largest drop of the task's metric against the trained model, in its unit.
+        max_drop: largest drop of the task's metric against the trained model, in its unit; for a
+            metric where lower is better, the largest rise.
+        relative: whether `max_drop` is a share of the trained model's metric instead: 0.03 allows
+            3 % more bits, or 3 % more error.
         minimise: what the final model is the best in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_drop: Annotated[float, Field(ge=0)] = 0.01
+    relative: bool = False
     minimise: Literal["latency", "size"] = "latency"
+
+    def limit(self, baseline: float) -> float:
+        """The allowed drop in the metric's unit, given the trained model's metric."""
+        return self.max_drop * abs(baseline) if self.relative else self.max_drop
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,11 @@ class Recipe:
     stages: tuple[Stage, ...]
     seed: int
     source: str
+
+    @property
+    def baseline(self) -> str:
+        """Name of the stage that drops are counted from: the first that trains on the task."""
+        return next(stage.name for stage in self.stages if stage.kind == "train")
 
     def stage(self, name: str) -> Stage:
         """The stage of that name; KeyError where there is none."""

@@ -165,13 +165,15 @@ class Budget(_Record):
     """What the user allowed, and whether it was kept.
 
     Attributes:
-        max_drop: largest allowed drop of the task's metric, in its unit.
+        max_drop: largest allowed drop of the task's metric on the test split, in its unit.
+        relative_drop: the same as a share of the baseline's metric, where the user set it so.
         minimise: what the final model is chosen by, among those within the budget.
         status: "proven" (the test interval lies inside), "met" (only the estimate does), "missed".
         explanation: one sentence for a person, with the figures.
     """
 
     max_drop: float
+    relative_drop: float | None = None
     minimise: Literal["latency", "size"]
     status: Literal["proven", "met", "missed"]
     explanation: str

@@ -13,6 +13,8 @@ import onnxruntime as ort
 from compress.errors import DeviceUnavailable, ModelFileError, ShapeMismatch
 
 Array = npt.NDArray[Any]
+#: One array for each of a model's inputs.
+Feeds = tuple[Array, ...]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TYPES = {
@@ -67,31 +69,46 @@ class Session:
         self.inputs = self._session.get_inputs()
         self.outputs = self._session.get_outputs()
 
-    def run(self, inputs: Array, batch_size: int = 250) -> Array:
-        """First output for all rows of `inputs`, computed in batches; (n, …).
+    def run(self, inputs: Array | Feeds, batch_size: int = 250) -> Array:
+        """First output for all rows of the inputs, computed in batches; (n, …).
+
+        Args:
+            inputs: one array (n, …) for each of the model's inputs, in its order; an array alone
+                for a model with one.
 
         Raises:
             ShapeMismatch: the model does not take arrays of this shape or type.
         """
-        fixed = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else None
-        size = fixed if isinstance(fixed, int) else batch_size
-        self._check(np.resize(inputs, (size, *inputs.shape[1:])) if size == fixed else inputs)
-        name, runs = self.inputs[0].name, []
-        for at in range(0, len(inputs), size):
-            part = inputs[at : at + size]
-            if size == fixed and len(part) < size:  # the file's own batch size has to be filled
-                filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            else:
-                filled = part
-            runs.append(np.asarray(self._session.run(None, {name: filled})[0])[: len(part)])
+        feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
+        fixed = self._fixed_batch()
+        size, count = fixed or batch_size, len(feeds[0])
+        self._check(tuple(fill(feed, size) for feed in feeds) if fixed else feeds)
+        runs = []
+        for at in range(0, count, size):
+            part = tuple(feed[at : at + size] for feed in feeds)
+            rows = len(part[0])
+            if fixed:  # the file's own batch size has to be filled
+                part = tuple(fill(feed, size) for feed in part)
+            found = self._session.run(None, dict(zip(self._names(), part, strict=True)))[0]
+            runs.append(np.asarray(found)[:rows])
         return np.concatenate(runs)
 
-    def bind(self, inputs: Array) -> Callable[[], None]:
+    def _names(self) -> list[str]:
+        return [entry.name for entry in self.inputs]
+
+    def _fixed_batch(self) -> int | None:
+        """The batch size that the file was written for; None where it takes any."""
+        first = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else None
+        return first if isinstance(first, int) else None
+
+    def bind(self, inputs: Array | Feeds) -> Callable[[], None]:
         """A call that runs one fixed batch, inputs and outputs bound on the device (IOBinding)."""
-        self._check(inputs)
+        feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
+        self._check(feeds)
         session, binding = self._session, self._session.io_binding()
-        on_device = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(inputs), self.device, 0)
-        binding.bind_ortvalue_input(self.inputs[0].name, on_device)
+        for name, feed in zip(self._names(), feeds, strict=True):
+            on_device = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feed), self.device, 0)
+            binding.bind_ortvalue_input(name, on_device)
         for output in self.outputs:
             binding.bind_output(output.name, self.device)
         session.run_with_iobinding(binding)
@@ -107,24 +124,39 @@ class Session:
 
         return run_and_wait
 
-    def example(self, batch: int, seed: int = 0) -> Array:
-        """A random batch of the declared shape; every other unknown dimension becomes 1."""
-        shape = [size if isinstance(size, int) else 1 for size in self.inputs[0].shape]
-        kind = _TYPES.get(self.inputs[0].type, np.float32)
-        random = np.random.default_rng(seed)
-        return random.standard_normal([batch, *shape[1:]]).astype(kind)
+    def example(self, batch: int, seed: int = 0) -> Feeds:
+        """A batch of the declared shapes: random numbers, and ones where whole numbers are taken.
 
-    def _check(self, inputs: Array) -> None:
-        declared, kind = self.inputs[0].shape, _TYPES.get(self.inputs[0].type, np.float32)
-        fixed = zip(declared, inputs.shape, strict=False)
-        if (
-            len(self.inputs) != 1
-            or len(declared) != inputs.ndim
-            or inputs.dtype != kind
-            or any(isinstance(want, int) and want != found for want, found in fixed)
-        ):
+        Every other unknown dimension becomes 1. A one is a token of every vocabulary, and the
+        length of a sequence of one step.
+        """
+        random = np.random.default_rng(seed)
+        feeds = []
+        for entry in self.inputs:
+            shape = [batch, *(size if isinstance(size, int) else 1 for size in entry.shape[1:])]
+            kind = np.dtype(_TYPES.get(entry.type, np.float32))
+            values = random.standard_normal(shape) if kind.kind == "f" else np.ones(shape)
+            feeds.append(values.astype(kind))
+        return tuple(feeds)
+
+    def _check(self, feeds: Feeds) -> None:
+        fits = len(feeds) == len(self.inputs)
+        for entry, feed in zip(self.inputs, feeds, strict=False):
+            sizes = zip(entry.shape, feed.shape, strict=False)
+            fits &= len(entry.shape) == feed.ndim
+            fits &= feed.dtype == _TYPES.get(entry.type, np.float32)
+            fits &= all(not isinstance(want, int) or want == found for want, found in sizes)
+        if not fits:
             expected = [f"{entry.name} {entry.type} {entry.shape}" for entry in self.inputs]
+            given = [f"{feed.dtype} {list(feed.shape)}" for feed in feeds]
             raise ShapeMismatch(
-                f"{self.file}: takes {', '.join(expected)}, "
-                f"the data is one {inputs.dtype} array of shape {list(inputs.shape)}."
+                f"{self.file}: takes {', '.join(expected)}, the data is {', '.join(given)}."
             )
+
+
+def fill(feed: Array, rows: int) -> Array:
+    """The array with its last row repeated until there are `rows`; unchanged if there are."""
+    missing = rows - len(feed)
+    if missing <= 0:
+        return feed[:rows]
+    return np.concatenate([feed, np.repeat(feed[-1:], missing, axis=0)])

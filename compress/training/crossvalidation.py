@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,6 +18,7 @@ from compress.training.batches import LabelledBatches
 from compress.training.config import TrainConfig
 from compress.training.loop import fit
 from compress.training.precision import Loss
+from compress.training.validation import predict
 
 
 def cross_validate(
@@ -35,7 +37,7 @@ def cross_validate(
         make: gives a freshly initialised model.
 
     Raises:
-        InputError: more folds than samples.
+        InputError: more folds than samples, or windows that overlap.
 
     Returns:
         The metric of each fold, their mean and standard deviation.
@@ -43,9 +45,16 @@ def cross_validate(
     split = task.train
     if config.folds > len(split):
         raise InputError(f"folds: {config.folds} of {len(split)} samples; ask for fewer.")
+    if task.kind == "regression":
+        raise InputError(
+            f"folds: the windows of task '{task.name}' overlap in time, so a fold would know its "
+            "neighbours' answers; the validation split lies behind the training split instead."
+        )
     values = []
     augment = task.augment if config.augment else None
-    folds = stratified_folds(split.targets.numpy(), config.folds, seed)
+    targets = split.targets.numpy()
+    strata = targets if task.kind == "classification" else np.zeros(len(targets), dtype=np.int64)
+    folds = stratified_folds(strata, config.folds, seed)
     for number, (fitted, held_out) in enumerate(folds):
         torch.manual_seed(seed + number)
         model = make()
@@ -60,9 +69,7 @@ def cross_validate(
             label=f"fold {number + 1} of {config.folds}",
         )
         rest = split.subset(torch.from_numpy(held_out))
-        with torch.inference_mode():
-            outputs = torch.cat([model(part) for part in rest.inputs.split(500)])
-        scores = task.metric.score(outputs.float().numpy(), rest.targets.numpy())
+        scores = task.metric.score(predict(model, rest), rest.targets.numpy())
         values.append(float(scores.mean()))
     return {
         "metric": task.metric.name,

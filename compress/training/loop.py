@@ -108,6 +108,7 @@ def fit(
     patience = _Patience(
         config.patience, kept.get("best", -math.inf), kept.get("best_epoch", 0), best
     )
+    clip_norm = default_clip_norm(model) if config.clip_norm is None else config.clip_norm
     spent, saved = 0.0, time.monotonic()
     for epoch in range(start, config.epochs):
         began = time.perf_counter()
@@ -116,9 +117,7 @@ def fit(
         total = 0.0
         model.train()
         for step, batch in enumerate(batches.epoch(epoch, generator)):
-            total += _step(
-                model, batch, loss, mode, device, optimizer, config.clip_norm, (epoch, step)
-            )
+            total += _step(model, batch, loss, mode, device, optimizer, clip_norm, (epoch, step))
             schedule.step()
             progress(label, epoch * batches.steps + step + 1, config.epochs * batches.steps)
         spent += time.perf_counter() - began
@@ -139,6 +138,15 @@ def fit(
     return result
 
 
+def default_clip_norm(model: nn.Module) -> float:
+    """1 for recurrent networks and Transformers, whose gradients explode at times; else 0, never.
+
+    Source: Pascanu, Mikolov & Bengio, 2013, arXiv:1211.5063.
+    """
+    layers = (nn.RNNBase, nn.LayerNorm)
+    return 1.0 if any(isinstance(module, layers) for module in model.modules()) else 0.0
+
+
 def _step(
     model: nn.Module,
     batch: Batch,
@@ -151,7 +159,7 @@ def _step(
 ) -> float:
     optimizer.zero_grad()
     with mode.autocast(device):
-        outputs = model(mode.place(batch.inputs, device))
+        outputs = model(*mode.place(batch.inputs, device))
     value: Tensor = loss(outputs.float(), batch)
     value.backward()
     number = value.item()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compress.data.task import Inputs
 from compress.training.batches import Batch
 
 #: Another mode than plain fp32 has to be this much faster, so that noise does not choose.
@@ -36,11 +37,14 @@ class Mode:
         """The context in which the forward pass runs."""
         return torch.autocast(device, torch.bfloat16, enabled=self.bf16)
 
-    def place(self, tensor: Tensor, device: str) -> Tensor:
-        """A tensor on the device, in this mode's memory layout where it has four dimensions."""
-        if self.channels_last and tensor.dim() == 4:
-            return tensor.to(device, memory_format=torch.channels_last)
-        return tensor.to(device)
+    def place(self, inputs: Inputs, device: str) -> Inputs:
+        """Inputs on the device, in this mode's memory layout where they have four dimensions."""
+        return tuple(
+            part.to(device, memory_format=torch.channels_last)
+            if self.channels_last and part.dim() == 4
+            else part.to(device)
+            for part in inputs
+        )
 
     def convert(self, model: nn.Module, device: str) -> nn.Module:
         """The model on the device, in this mode's memory layout; in place."""
@@ -65,7 +69,7 @@ def choose_mode(
     """
     if precision != "auto":
         return Mode(bf16=precision == "bf16"), {}
-    layouts = [False, True] if batch.inputs.dim() == 4 else [False]
+    layouts = [False, True] if batch.inputs[0].dim() == 4 else [False]
     modes = [Mode(bf16, channels_last) for bf16 in (False, True) for channels_last in layouts]
     state = torch.random.get_rng_state()
     steps = {mode: _stepper(copy.deepcopy(model), batch, loss, mode, device) for mode in modes}
@@ -93,7 +97,7 @@ def _stepper(
     def step() -> None:
         model.zero_grad()
         with mode.autocast(device):
-            outputs = model(inputs)
+            outputs = model(*inputs)
         loss(outputs.float(), batch).backward()
         if device == "cuda":
             torch.cuda.synchronize()

@@ -64,7 +64,10 @@ def fails(
     return run
 
 
-KNOWN_MODELS = "Known: cnn, cnn-small, cnn-tiny, lenet."
+KNOWN_MODELS = (
+    "Known: bilstm, cnn, cnn-small, cnn-tiny, gpt, gpt-small, gru, lenet, lstm, lstm-small, rnn, "
+    "transformer, transformer-small."
+)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,8 @@ KNOWN_MODELS = "Known: cnn, cnn-small, cnn-tiny, lenet."
         ),
         (
             ["train", "cnn", "--data", "mnits"],
-            "No task named 'mnits'. Known: mnist. Did you mean 'mnist'?",
+            "No task named 'mnits'. Known: co2, kjv, mnist, reviews, spoken-digits. "
+            "Did you mean 'mnist'?",
         ),
         (
             ["train", "cnn", "--data", "tiny:nothing"],

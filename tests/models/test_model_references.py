@@ -30,9 +30,13 @@ def test_settings_win_over_the_reference_and_facts_fill_in():
     }
 
 
+SEQUENCES = {"in_features": 5, "outputs": 3, "max_length": 20}
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 def test_specification_survives_json(name):
-    spec = resolve(name, {}, FACTS)
+    images = REFERENCES[name].architecture in ("resnet", "strided", "lenet")
+    spec = resolve(name, {}, FACTS if images else SEQUENCES)
     again = ModelSpec.model_validate_json(spec.model_dump_json())
     assert again == spec
     torch.manual_seed(3)
@@ -43,7 +47,9 @@ def test_specification_survives_json(name):
 
 
 def test_unknown_model_suggests_the_nearest():
-    with pytest.raises(UnknownName, match=r"No model named 'cnn-tyni'\. Known: cnn, .*'cnn-tiny'"):
+    with pytest.raises(
+        UnknownName, match=r"No model named 'cnn-tyni'\. Known: bilstm, .*'cnn-tiny'"
+    ):
         resolve("cnn-tyni", {}, FACTS)
 
 

@@ -37,7 +37,8 @@ def final(
     blocks = {(name, 1, 1): np.full((3, 4), values[0]) for name, values in models.items()}
     drops = {name: values[1] for name, values in models.items()}
     budget = BudgetConfig(max_drop=max_drop, minimise=minimise)
-    return choose_final(arms, drops, Measured(blocks, dict.fromkeys(blocks, 1)), budget)
+    measured = Measured(blocks, dict.fromkeys(blocks, 1))
+    return choose_final(arms, drops, measured, budget, budget.max_drop)
 
 
 def test_the_fastest_within_the_budget_is_final_and_the_others_are_named():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from compress.export.graph import operators
 from compress.quantization.weight_only import quantize_symmetric, quantize_weights
 
 RANDOM = np.random.default_rng(0)
@@ -26,10 +27,14 @@ def normal(*shape: int) -> np.ndarray:
 
 
 def write(
-    path: Path, nodes: list[NodeProto], constants: dict[str, np.ndarray], inputs: list[object]
+    path: Path,
+    nodes: list[NodeProto],
+    constants: dict[str, np.ndarray],
+    inputs: list[object],
+    kind: int = TensorProto.FLOAT,
 ) -> Path:
     """A model from `x` of the given shape to `y`."""
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, inputs)
+    x = helper.make_tensor_value_info("x", kind, inputs)
     unknown = [f"size{number}" for number in range(len(inputs))]
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, unknown)
     tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
@@ -72,6 +77,21 @@ def test_the_other_axis():
     values, scale = quantize_symmetric(np.array([[2.0, 0.0], [-1.0, 0.0]], np.float32), axis=1)
     np.testing.assert_array_equal(scale, np.array([[2 / 127, 1]], np.float32))
     assert values.tolist() == [[127, 0], [-64, 0]]
+
+
+def test_a_scale_for_each_pair_of_channels():
+    weight = np.array([[[1.0, -2.0], [0.0, 0.0]], [[127.0, 1.0], [-0.5, 0.25]]], np.float32)
+    values, scale = quantize_symmetric(weight, (0, 1))
+    np.testing.assert_array_equal(
+        scale, np.array([[[2 / 127], [1]], [[1], [0.5 / 127]]], np.float32)
+    )
+    assert values.tolist() == [[[64, -127], [0, 0]], [[127, 1], [-127, 64]]]
+
+
+def test_one_scale_for_everything():
+    values, scale = quantize_symmetric(np.array([[1.0, -2.0], [0.5, 0.0]], np.float32), ())
+    np.testing.assert_array_equal(scale, np.array([[2 / 127]], np.float32))
+    assert values.tolist() == [[64, -127], [32, 0]]
 
 
 @settings(max_examples=100, deadline=None)
@@ -142,6 +162,133 @@ def test_every_operator_gets_a_scale_an_output_channel_and_runs_in_float(
     assert (difference <= 1.01 * bound).all()
     left = optimized(tmp_path / "b.onnx", tmp_path / "optimized.onnx")
     assert not {"Cast", "Mul", "DequantizeLinear"} & set(left)
+
+
+STEPS = ["time", "batch", 16]
+
+
+def recurrent(kind: str, gates: int, directions: int) -> tuple[list[NodeProto], dict]:
+    """One layer of 16 units behind 16 features, rows of very different size, summed up to `y`."""
+    way = "bidirectional" if directions == 2 else "forward"
+    node = helper.make_node(
+        kind, ["x", "w", "r", "b"], ["every", "last"], hidden_size=16, direction=way
+    )
+    rows = np.geomspace(0.01, 1, gates * 16, dtype=np.float32).reshape(1, -1, 1)
+    constants = {
+        "w": normal(directions, gates * 16, 16) * rows,
+        "r": normal(directions, gates * 16, 16) * rows,
+        "b": normal(directions, 2 * gates * 16) * 0.1,
+        "axes": np.array([0]),
+    }
+    total = helper.make_node("ReduceSum", ["last", "axes"], ["y"], keepdims=0)
+    return [node, total], constants
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_weights_have_a_scale_for_each_direction_and_row(
+    kind: str, gates: int, directions: int, tmp_path: Path
+):
+    nodes, constants = recurrent(kind, gates, directions)
+    source = write(tmp_path / "a.onnx", nodes, constants, STEPS)
+    assert quantize_weights(source, tmp_path / "b.onnx") == 2
+    stored, same = initializers(tmp_path / "b.onnx"), dict(constants)
+    for name in "wr":
+        values, scale = quantize_symmetric(constants[name], (0, 1))
+        assert stored[f"{name}_scale"].shape == (directions, gates * 16, 1)
+        np.testing.assert_array_equal(stored[f"{name}_int8"], values)
+        np.testing.assert_array_equal(stored[f"{name}_scale"], scale)
+        same[name] = (values * scale).astype(np.float32)
+    rows = normal(7, 3, 16)
+    expected = run(write(tmp_path / "c.onnx", nodes, same, STEPS), rows)
+    np.testing.assert_allclose(run(tmp_path / "b.onnx", rows), expected, atol=1e-5)
+    assert np.abs(expected - run(source, rows)).max() < 0.1
+    left = optimized(tmp_path / "b.onnx", tmp_path / "optimized.onnx")
+    assert not {"Cast", "Mul", "DequantizeLinear"} & set(left)
+    assert operators(onnx.load(tmp_path / "b.onnx")) == {kind: {"fp32, int8 weights": 1}}
+
+
+def test_only_the_rows_of_a_table_that_are_read_become_fp32(tmp_path: Path):
+    nodes = [helper.make_node("Gather", ["w", "x"], ["y"])]
+    table = normal(600, 32) * np.geomspace(1e-3, 1e3, 600, dtype=np.float32).reshape(-1, 1)
+    inputs = ["batch", "time"]
+    source = write(tmp_path / "a.onnx", nodes, {"w": table}, inputs, TensorProto.INT64)
+    assert quantize_weights(source, tmp_path / "b.onnx") == 1
+    stored = initializers(tmp_path / "b.onnx")
+    values, scale = quantize_symmetric(table, 0)
+    np.testing.assert_array_equal(stored["w_int8"], values)
+    assert stored["w_scale"].shape == (600, 1)
+    tokens = RANDOM.integers(0, 600, (3, 5))
+    found = run(tmp_path / "b.onnx", tokens)
+    assert found.shape == (3, 5, 32)
+    np.testing.assert_array_equal(found, (values * scale)[tokens])
+    optimized(tmp_path / "b.onnx", tmp_path / "optimized.onnx")
+    kinds = {
+        tensor.data_type for tensor in onnx.load(tmp_path / "optimized.onnx").graph.initializer
+    }
+    assert kinds == {TensorProto.INT8, TensorProto.FLOAT}
+    assert (tmp_path / "optimized.onnx").stat().st_size < table.nbytes / 3
+
+
+def test_a_narrow_table_has_a_scale_for_each_column(tmp_path: Path):
+    nodes = [helper.make_node("Gather", ["w", "x"], ["y"])]
+    table = normal(4096, 3) * np.array([0.01, 1, 100], np.float32)
+    source = write(tmp_path / "a.onnx", nodes, {"w": table}, ["b", "t"], TensorProto.INT64)
+    assert quantize_weights(source, tmp_path / "b.onnx") == 1
+    assert initializers(tmp_path / "b.onnx")["w_scale"].shape == (1, 3)
+    values, scale = quantize_symmetric(table, 1)
+    tokens = RANDOM.integers(0, 4096, (3, 5))
+    np.testing.assert_array_equal(run(tmp_path / "b.onnx", tokens), (values * scale)[tokens])
+    assert (tmp_path / "b.onnx").stat().st_size < table.nbytes / 3.7
+
+
+def test_a_product_with_a_vector_has_one_scale(tmp_path: Path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    weight = normal(300)
+    source = write(tmp_path / "a.onnx", nodes, {"w": weight}, [1, 300])
+    assert quantize_weights(source, tmp_path / "b.onnx") == 1
+    assert initializers(tmp_path / "b.onnx")["w_scale"].shape == (1,)
+
+
+def test_a_table_that_also_makes_the_outputs_is_stored_once(tmp_path: Path):
+    nodes = [
+        helper.make_node("Gather", ["w", "x"], ["vectors"]),
+        helper.make_node("Gemm", ["vectors", "w"], ["y"], transB=1),
+    ]
+    table = normal(200, 32)
+    source = write(tmp_path / "a.onnx", nodes, {"w": table}, ["batch"], TensorProto.INT64)
+    assert quantize_weights(source, tmp_path / "b.onnx") == 1
+    assert sorted(initializers(tmp_path / "b.onnx")) == ["w_int8", "w_scale"]
+    values, scale = quantize_symmetric(table, 0)
+    tokens = np.array([3, 199, 0])
+    expected = (values * scale)[tokens] @ (values * scale).T
+    np.testing.assert_allclose(run(tmp_path / "b.onnx", tokens), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape", "tokens"),
+    [(1, (64, 200), [[1, 2]]), (0, (40, 8, 32), [1, 2]), (0, (64, 32), [1, 2])],
+    ids=["of columns", "of matrices", "small"],
+)
+def test_other_gathers_are_left_as_they_are(
+    axis: int, shape: tuple[int, ...], tokens: list, tmp_path: Path
+):
+    nodes = [helper.make_node("Gather", ["w", "x"], ["y"], axis=axis)]
+    inputs = [f"n{number}" for number in range(np.ndim(tokens))]
+    source = write(tmp_path / "a.onnx", nodes, {"w": normal(*shape)}, inputs, TensorProto.INT64)
+    assert quantize_weights(source, tmp_path / "b.onnx") == 0
+    assert (tmp_path / "b.onnx").read_bytes() == onnx.load(source).SerializeToString()
+
+
+def test_many_matrices_have_a_scale_for_each_matrix_and_column(tmp_path: Path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    weight = normal(3, 16, 8)
+    source = write(tmp_path / "a.onnx", nodes, {"w": weight}, [3, "n", 16])
+    assert quantize_weights(source, tmp_path / "b.onnx") == 1
+    assert initializers(tmp_path / "b.onnx")["w_scale"].shape == (3, 1, 8)
+    rows = normal(3, 4, 16)
+    values, scale = quantize_symmetric(weight, (0, 2))
+    np.testing.assert_allclose(run(tmp_path / "b.onnx", rows), rows @ (values * scale), atol=1e-4)
 
 
 def test_a_large_weight_makes_the_file_four_times_smaller(tmp_path: Path):

@@ -42,7 +42,7 @@ def test_the_least_recipe_has_all_defaults():
         "task": "mnist",
         "model": {"name": "cnn"},
         "seed": 0,
-        "budget": {"max_drop": 0.01, "minimise": "latency"},
+        "budget": {"max_drop": 0.01, "relative": False, "minimise": "latency"},
         "stages": [
             {"train": {"name": "train", "from": None} | check_settings("train", {}).model_dump()},
             {
@@ -109,14 +109,16 @@ def test_all_errors_are_told_at_once_each_with_its_place():
     found = errors_of(content)
     assert [line for line in found if known not in line] == [
         "no key 'stage'. Known: budget, model, seed, stages, task. Did you mean 'stages'?",
-        "stages[2]: no stage 'pruning'. Known: train, prune, distill, quantize, export, benchmark."
-        " Did you mean 'prune'?",
+        "stages[2]: no stage 'pruning'. Known: pretrain, train, prune, distill, quantize, export, "
+        "benchmark. Did you mean 'prune'?",
         "model: model 'cnn': no setting named 'width'. Known: in_channels, image_size, classes, "
         "dropout, widths, blocks, stem_stride. Did you mean 'widths'?",
-        "task: No task named 'mnits'. Known: mnist. Did you mean 'mnist'?",
+        "task: No task named 'mnits'. Known: co2, kjv, mnist, reviews, spoken-digits. "
+        "Did you mean 'mnist'?",
         "seed: expected a whole number from 0, found -1.",
         "budget.max_drop: Input should be greater than or equal to 0, found -1.",
-        "budget: no setting 'minimize'. Known: max_drop, minimise. Did you mean 'minimise'?",
+        "budget: no setting 'minimize'. Known: max_drop, relative, minimise. "
+        "Did you mean 'minimise'?",
         "stages[0].train.epochs: Input should be greater than or equal to 1, found 0.",
         "stages[1].prune: give either ratio (share of channels to remove) or macs (share to keep).",
         "stages[3].quantize.from: no earlier stage 'prun'. Known: train, prune. "
@@ -125,8 +127,9 @@ def test_all_errors_are_told_at_once_each_with_its_place():
         "found 'statik'.",
         "stages[4].distill.teacher: no earlier stage 'trian'. Known: train, prune, quantize. "
         "Did you mean 'train'?",
-        "stages[4].distill.student: No model named 'cnn-tinny'. Known: cnn, cnn-small, cnn-tiny, "
-        "lenet. Did you mean 'cnn-tiny'?",
+        "stages[4].distill.student: No model named 'cnn-tinny'. Known: bilstm, cnn, cnn-small, "
+        "cnn-tiny, gpt, gpt-small, gru, lenet, lstm, lstm-small, rnn, transformer, "
+        "transformer-small. Did you mean 'cnn-tiny'?",
     ]
     (typo,) = (line for line in found if known in line)
     assert typo.startswith("stages[0].train: no setting 'colour'. Known: epochs, batch_size, ")

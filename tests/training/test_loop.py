@@ -103,7 +103,7 @@ def test_batches_pair_each_image_with_its_label(tiny_task):
     batches = LabelledBatches(tiny_task.train, 40)
     seen = []
     for batch in batches.epoch(0, Generator().manual_seed(3)):
-        for image, target in zip(batch.inputs, batch.targets, strict=True):
+        for image, target in zip(batch.inputs[0], batch.targets, strict=True):
             (row,) = (tiny_task.train.inputs == image).all(dim=(1, 2, 3)).nonzero().flatten()
             assert tiny_task.train.targets[row] == target
             seen.append(row.item())

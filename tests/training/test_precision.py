@@ -19,7 +19,7 @@ BF16, BF16_LAST = Mode(bf16=True), Mode(bf16=True, channels_last=True)
 
 @pytest.fixture
 def batch(tiny_task) -> Batch:
-    return Batch(tiny_task.train.inputs[:16], tiny_task.train.targets[:16])
+    return Batch((tiny_task.train.inputs[:16],), tiny_task.train.targets[:16])
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_named_precision_is_taken_untimed(precision, mode, clock, batch):
 
 
 def test_flat_inputs_have_one_layout(clock):
-    flat = Batch(torch.zeros(4, 9), torch.zeros(4, dtype=torch.int64))
+    flat = Batch((torch.zeros(4, 9),), torch.zeros(4, dtype=torch.int64))
     assert choose_mode(nn.Linear(9, 2), flat, label_loss, "fp32", "cpu") == (PLAIN, {})
     assert choose_mode(nn.Linear(9, 2), flat, label_loss, "bf16", "cpu") == (BF16, {})
 
@@ -109,7 +109,7 @@ def test_modes_compute_what_they_say(batch):
     for mode in (PLAIN, LAST, BF16, BF16_LAST):
         mode.convert(net, "cpu")
         with mode.autocast("cpu"):
-            net(mode.place(batch.inputs.expand(16, 1, 12, 12), "cpu"))
+            net(*mode.place((batch.inputs[0].expand(16, 1, 12, 12),), "cpu"))
         output = seen[-1][1]
         assert output.dtype == (torch.bfloat16 if mode.bf16 else torch.float32)
         assert net[3].weight.is_contiguous() is not mode.channels_last
@@ -118,10 +118,10 @@ def test_modes_compute_what_they_say(batch):
 
 def test_only_images_change_their_layout():
     sequence = torch.zeros(2, 5, 7)
-    assert LAST.place(sequence, "cpu").stride() == sequence.stride()
+    assert LAST.place((sequence,), "cpu")[0].stride() == sequence.stride()
     image = torch.zeros(2, 3, 5, 7)
-    assert LAST.place(image, "cpu").is_contiguous(memory_format=torch.channels_last)
-    assert PLAIN.place(image, "cpu") is image
+    assert LAST.place((image,), "cpu")[0].is_contiguous(memory_format=torch.channels_last)
+    assert PLAIN.place((image,), "cpu")[0] is image
 
 
 def test_names():

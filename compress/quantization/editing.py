@@ -1,0 +1,152 @@
+"""Replacing nodes of an ONNX graph by others, which is what a quantizer does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+
+#: Operators that onnxruntime adds to ONNX's own.
+MICROSOFT = "com.microsoft"
+
+Array = npt.NDArray[Any]
+
+
+class Edit:
+    """What a converter sees of a graph, and the nodes that it puts in the place of one.
+
+    Attributes:
+        graph: the graph as it was; its nodes are replaced in the end.
+        nodes: what stands in the place of the node at hand.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self.graph = model.graph
+        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        self.nodes: list[NodeProto] = []
+        self._tensors = {tensor.name: tensor for tensor in self.graph.initializer}
+        self._made: dict[str, str] = {}
+        self._names = set(self._tensors) | {value.name for value in self.graph.input}
+        self._names |= {name for node in self.graph.node for name in node.output}
+        self._users: dict[str, list[NodeProto]] = {}
+        for node in self.graph.node:
+            for name in set(node.input):
+                self._users.setdefault(name, []).append(node)
+        self._results = {value.name for value in self.graph.output}
+
+    def weight(self, name: str) -> npt.NDArray[np.float32] | None:
+        """The values of a constant, where it is one and in fp32."""
+        tensor = self._tensors.get(name)
+        values = None if tensor is None else numpy_helper.to_array(tensor)
+        return values if values is not None and values.dtype == np.float32 else None
+
+    def users(self, name: str) -> list[NodeProto]:
+        """The nodes that use a value, each once."""
+        return self._users.get(name, [])
+
+    def only_user(self, name: str) -> NodeProto | None:
+        """The node that uses a value, where it is the only one and the value no output."""
+        users = self.users(name)
+        return users[0] if len(users) == 1 and name not in self._results else None
+
+    def is_used(self, name: str) -> bool:
+        return bool(name) and (name in self._users or name in self._results)
+
+    def constant(self, name: str, values: Array) -> str:
+        """A new constant, or the one that was added under this name before."""
+        if name not in self._made:
+            found = self._made[name] = self.fresh(name)
+            tensor = numpy_helper.from_array(np.ascontiguousarray(values), found)
+            self.graph.initializer.append(tensor)
+        return self._made[name]
+
+    def add(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        output: str | Sequence[str] | None = None,
+        **attributes: Any,
+    ) -> str:
+        """A new node; returns its first output, which gets a name where `output` gives none."""
+        names = [output] if isinstance(output, str) else output
+        names = names or [self.fresh(f"{kind.lower()}_{len(self._names)}")]
+        self.nodes.append(helper.make_node(kind, inputs, names, **attributes))
+        return names[0]
+
+    def add_changed(self, node: NodeProto, names: Mapping[str, str]) -> None:
+        """A copy of a node that reads other values, by the names of its own."""
+        changed = NodeProto()
+        changed.CopyFrom(node)
+        changed.input[:] = [names.get(name, name) for name in node.input]
+        self.nodes.append(changed)
+
+    @contextmanager
+    def body(self) -> Iterator[list[NodeProto]]:
+        """Add nodes to the body of a loop instead; constants still go to the graph around it."""
+        outer, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outer
+
+    def fresh(self, name: str) -> str:
+        """This name, or the next one that is not used yet."""
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        return name
+
+
+#: Adds nodes in place of one; False to leave it as it is.
+Converter = Callable[[Edit, NodeProto], bool]
+
+
+def rewrite(model: ModelProto, converters: Mapping[str, Converter]) -> int:
+    """Replace nodes in place, by operator, and drop constants that are not used any more.
+
+    Returns:
+        How many nodes were replaced.
+    """
+    edit, nodes, count = Edit(model), list[NodeProto](), 0
+    for node in model.graph.node:
+        convert = converters.get(node.op_type)
+        edit.nodes = []
+        if convert is not None and node.domain in ("", "ai.onnx") and convert(edit, node):
+            nodes += edit.nodes
+            count += 1
+        else:
+            nodes.append(node)
+    if not count:
+        return 0
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    _drop_unused(model.graph)
+    if MICROSOFT not in {entry.domain for entry in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return count
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    used = {value.name for value in graph.output} | _read(graph)
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _read(graph: GraphProto) -> set[str]:
+    """Names that nodes read, also inside the bodies of loops."""
+    found = {name for node in graph.node for name in node.input}
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                found |= _read(body)
+    return found
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """A node's attributes as plain values."""
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
