@@ -4,8 +4,9 @@
     python -m benchmarks.distillation rnn --teacher runs/rnn/1-train --seeds 6
 
 Both students of a seed start from the same weights and get as many epochs of the same augmented
-data; one sees labels, the other the teacher's answers as well. Learning rates were set for the student
-alone. Test figures are paired by seed: mean difference, Student's t interval, exact signed-rank p.
+data; one sees labels, the other the teacher's answers as well. Learning rates were set for the
+student alone. Test figures are paired by seed: mean difference, Student's t interval, exact
+signed-rank p.
 """
 
 from __future__ import annotations

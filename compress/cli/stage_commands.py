@@ -17,14 +17,12 @@ from compress.cli.options import (
     OutOption,
     SeedOption,
     SettingsArgument,
-    check_device,
 )
-from compress.cli.screen import progress_bars
+from compress.cli.stage import run_stage
 from compress.errors import InputError, NoEffect
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
-    from compress.pipeline.context import Inputs
 
 ModelArgument = Annotated[Path, typer.Argument(help="Artifact folder of a trained model.")]
 
@@ -53,7 +51,7 @@ def pretrain(
     options = settings_from_pairs(settings or [])
     reference = {"name": model, **_model_settings(options)}
     folder = out or Path("runs") / f"pretrain-{Path(model.replace(':', '-')).name}"
-    _stage("pretrain", options, Inputs(), data, folder, seed, device, as_json, reference)
+    run_stage("pretrain", options, Inputs(), data, folder, seed, device, as_json, reference)
 
 
 def train(
@@ -86,7 +84,7 @@ def train(
     else:
         inputs, reference = Inputs(), {"name": model, **_model_settings(options)}
         task = data or "mnist"
-    _stage("train", options, inputs, task, folder, seed, device, as_json, reference)
+    run_stage("train", options, inputs, task, folder, seed, device, as_json, reference)
 
 
 def prune(
@@ -106,7 +104,7 @@ def prune(
     parent = load_artifact(model)
     folder = out or _beside(model, "prune")
     inputs = Inputs(parent=parent, baseline=parent)
-    _stage(
+    run_stage(
         "prune",
         settings_from_pairs(settings or []),
         inputs,
@@ -147,7 +145,9 @@ def distill(
     folder = out or Path("runs") / f"distill-{Path(student.replace(':', '-')).name}"
     options["teacher"] = str(teacher)
     inputs = Inputs(parent=parent, baseline=teaching, teacher_artifact=teaching)
-    _stage("distill", options, inputs, _task(data, teaching, parent), folder, seed, device, as_json)
+    run_stage(
+        "distill", options, inputs, _task(data, teaching, parent), folder, seed, device, as_json
+    )
 
 
 def quantize(
@@ -172,7 +172,7 @@ def quantize(
     parent = _model(model)
     folder = out or _beside(model, "quantize")
     inputs = Inputs(parent=parent, baseline=parent)
-    made = _stage(
+    made = run_stage(
         "quantize",
         settings_from_pairs(settings or []),
         inputs,
@@ -253,78 +253,3 @@ def _task(data: str | None, *artifacts: Artifact | None) -> str:
     if data is None and not known:
         raise InputError("--data: name the task; an ONNX file does not say what it was trained on.")
     return data or known[0] or ""
-
-
-def _stage(
-    kind: str,
-    settings: dict[str, Any],
-    inputs: Inputs,
-    data: str,
-    folder: Path,
-    seed: int,
-    device: Device,
-    as_json: bool,
-    model: dict[str, Any] | None = None,
-    budget: dict[str, Any] | None = None,
-) -> Artifact:
-    """Carry out one stage and say what came of it."""
-    from compress.data.references import check_task, load_task
-    from compress.measure.config import BenchConfig
-    from compress.pipeline.context import Context
-    from compress.pipeline.keys import stage_key
-    from compress.pipeline.runner import make_artifact
-    from compress.recipe import BudgetConfig, Stage, check_settings
-
-    config = check_settings(kind, settings)
-    check_task(data)
-    check_device(device)
-    roles = {"from": inputs.parent, "baseline": inputs.baseline}
-    parents = {role: artifact.identity for role, artifact in roles.items() if artifact}
-    stage = Stage(kind, kind, None, config)
-    cache = folder.with_name(f".{folder.name}.cache")  # stays after an interrupt, to go on from
-    with progress_bars(enabled=not as_json) as progress:
-        context = Context(
-            task=load_task(data),
-            data=data,
-            model=model or {},
-            budget=BudgetConfig.model_validate(budget or {}),
-            bench=BenchConfig(),
-            seed=seed,
-            device=device.value,
-            cache=cache,
-            progress=progress,
-        )
-        key = stage_key(stage, context, parents)
-        made = make_artifact(folder, stage, inputs, context, key, parents)
-    shutil.rmtree(cache, ignore_errors=True)
-    if as_json:
-        print(made.card.model_dump_json(indent=1))
-    else:
-        _tell(made)
-    return made
-
-
-def _tell(made: Artifact) -> None:
-    evidence = made.card.evidence
-    print(f"{made.folder}: {made.card.kind} done in {made.card.seconds:.0f} s")
-    if "test" in made.card.metrics:
-        found = made.card.metrics["test"]
-        low, high = found["interval"]
-        print(
-            f"  {found['metric']} {found['value']:.4f} [{low:.4f}, {high:.4f}] "
-            f"on {found['n']:,} test samples"
-        )
-    if "matched" in evidence:
-        print(f"  matched: {evidence['matched']}")
-        print(f"  agreement with the teacher: {evidence['teacher_agreement']:.4f}")
-    if "masked" in evidence:
-        before, after = evidence["masked"]["accuracy"]
-        print(f"  masked tokens guessed right: {before:.4f} → {after:.4f} (validation)")
-    for what in ("parameters", "macs", "size_bytes"):
-        if what in evidence:
-            before, after = evidence[what]
-            print(f"  {what} {before:,} → {after:,}" if before != after else f"  {what} {after:,}")
-    if "cross_validation" in evidence:
-        folds = evidence["cross_validation"]
-        values = ", ".join(f"{value:.4f}" for value in folds["folds"])
-        print(f"  cross-validation {folds['mean']:.4f} ± {folds['deviation']:.4f} ({values})")

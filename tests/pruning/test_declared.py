@@ -15,7 +15,8 @@ from compress.models.build import build, count_macs, count_parameters
 from compress.models.groups import Group, Prunable
 from compress.models.references import ModelSpec, resolve
 from compress.pruning.config import PruneConfig
-from compress.pruning.declared import cut, importance
+from compress.pruning.declared import cut
+from compress.pruning.importance import importance
 from compress.pruning.prune import prune
 from compress.training.batches import Batch
 
