@@ -64,16 +64,15 @@ class Front(nn.Module):
         super().__init__()
         self.config = config
         self.tokens: nn.Embedding | None = None
-        self.ngrams = nn.ModuleList()
+        self.ngrams: nn.Embedding | None = None
         self.convolution: nn.Conv1d | None = None
         self.width = config.in_features
         if config.vocabulary:
             self.width = config.embedding or embedding
             self.tokens = _table(config.vocabulary, self.width)
         if config.ngrams:
-            tables = [_table(rows, config.ngram_width) for rows in config.ngrams.values()]
-            self.ngrams.extend(tables)
-            joined = len(tables) * config.ngram_width
+            self.ngrams = _table(sum(config.ngrams.values()), config.ngram_width)
+            joined = len(config.ngrams) * config.ngram_width
             self.mix = nn.Linear(joined, self.width, bias=False)
             nn.init.normal_(self.mix.weight, std=joined**-0.5)
         if config.front_width:
@@ -85,10 +84,9 @@ class Front(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         mask = None if lengths is None else valid_steps(lengths, x.shape[1])
         vectors = x if self.tokens is None else self.tokens(x)
-        if self.config.ngrams:
-            ids = ngram_ids(x, self.config.ngrams)
-            read = [table(part) for table, part in zip(self.ngrams, ids, strict=True)]
-            vectors = vectors + self.mix(torch.cat(read, dim=2))
+        if self.ngrams is not None:
+            read = self.ngrams(ngram_rows(x, self.config.ngrams))
+            vectors = vectors + self.mix(read.flatten(2))
         if self.convolution is None:
             return vectors, lengths
         if mask is not None:
@@ -119,47 +117,46 @@ class Wide(nn.Module):
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__()
         self.orders = dict(config.wide)
-        self.tables = nn.ModuleList(
-            nn.Embedding(rows, config.outputs) for rows in config.wide.values()
-        )
-        for table in self.tables:
-            assert isinstance(table, nn.Embedding)
-            nn.init.zeros_(table.weight)
+        self.table = nn.Embedding(sum(config.wide.values()), config.outputs)
+        nn.init.zeros_(self.table.weight)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
-        ids = ngram_ids(tokens, self.orders)
-        said = sum(table(part) for table, part in zip(self.tables, ids, strict=True))
-        assert isinstance(said, Tensor)
+        said = self.table(ngram_rows(tokens, self.orders))
         if lengths is None:
             heard = self.dropout(torch.ones_like(tokens, dtype=said.dtype))
             count = torch.full_like(heard[:, :1], 1.0) * tokens.shape[1]
         else:
             heard = self.dropout(valid_steps(lengths, tokens.shape[1]).to(said.dtype))
             count = lengths.unsqueeze(1).to(said.dtype)
-        total: Tensor = (said * heard.unsqueeze(2)).sum(dim=1)
+        total: Tensor = (said * heard.view(*heard.shape, 1, 1)).sum(dim=(1, 2))
         return total * (_WIDE_SCALE * count.rsqrt())
 
 
-def ngram_ids(tokens: Tensor, orders: Mapping[int, int]) -> list[Tensor]:
-    """For each order the row of every token and those before it; (batch, time) each.
+def ngram_rows(tokens: Tensor, orders: Mapping[int, int]) -> Tensor:
+    """For each order the row of every token and those before it, in one table for all orders.
 
-    Before the first token stand zeros.
+    Before the first token stand zeros. The hash is a product with a matrix of primes, so that it
+    takes few operators when exported.
 
     Args:
         tokens: (batch, time), int64.
-        orders: number of tokens to rows of the table they are hashed to.
+        orders: number of tokens to rows that are theirs, one part of the table after the other.
+
+    Returns:
+        (batch, time, orders).
     """
-    shifted = [tokens]
-    for places in range(1, max(orders)):
-        shifted.append(F.pad(tokens, (places, 0))[:, : tokens.shape[1]])
-    found = []
-    for order, rows in orders.items():
-        mixed = shifted[0]
-        for prime, part in zip(_PRIMES[1:order], shifted[1:order], strict=True):
-            mixed = mixed + part * prime
-        found.append(mixed % rows)
-    return found
+    longest, device = max(orders), tokens.device
+    padded = F.pad(tokens, (longest - 1, 0))
+    steps = torch.arange(tokens.shape[1], device=device).unsqueeze(1)
+    places = steps + torch.arange(longest - 1, -1, -1, device=device)  # a token, the one before, …
+    windows = padded[:, places]
+    primes = torch.tensor(
+        [[_PRIMES[place] if place < order else 0 for order in orders] for place in range(longest)],
+        device=device,
+    )
+    rows = torch.tensor(list(orders.values()), device=device)
+    return windows @ primes % rows + (rows.cumsum(0) - rows)
 
 
 def _table(rows: int, width: int) -> nn.Embedding:

@@ -7,40 +7,39 @@ import torch
 
 from compress.errors import InputError
 from compress.models.references import resolve
-from compress.models.sequence import _PRIMES, Front, Wide, ngram_ids
+from compress.models.sequence import _PRIMES, Front, Wide, ngram_rows
 from compress.models.sequence_configs import RecurrentConfig, SequenceConfig
 
 
 def test_ngram_rows_are_those_of_a_loop():
     tokens = torch.randint(3, 4000, (3, 7), generator=torch.Generator().manual_seed(0))
     orders = {1: 5000, 3: 97, 2: 64}
-    found = ngram_ids(tokens, orders)
-    for order, part in zip(orders, found, strict=True):
+    found, starts = ngram_rows(tokens, orders), (0, 5000, 5097)
+    assert found.shape == (3, 7, 3)
+    for number, (order, start) in enumerate(zip(orders, starts, strict=True)):
         for row in range(3):
             for place in range(7):
                 before = [int(tokens[row, place - k]) if place >= k else 0 for k in range(order)]
                 mixed = sum(token * prime for token, prime in zip(before, _PRIMES, strict=False))
-                assert int(part[row, place]) == mixed % orders[order]
+                assert int(found[row, place, number]) == start + mixed % orders[order]
 
 
 def test_ngrams_spread_over_the_rows():
     pairs = torch.cartesian_prod(torch.arange(3, 103), torch.arange(3, 103))
-    (found,) = ngram_ids(pairs, {2: 16384})
-    filled = len(found[:, 1].unique())
+    filled = len(ngram_rows(pairs, {2: 16384})[:, 1].unique())
     assert filled > 0.85 * 16384 * (1 - torch.exp(torch.tensor(-10000 / 16384)))
 
 
 def test_the_wide_path_is_a_sum_over_the_roots_of_lengths():
     config = SequenceConfig(vocabulary=9, outputs=2, wide={1: 9, 2: 30}, dropout=0.5)
     wide = Wide(config).eval()
-    for table in wide.tables:
-        torch.nn.init.normal_(table.weight)
+    torch.nn.init.normal_(wide.table.weight)
     tokens, lengths = torch.randint(1, 9, (2, 6)), torch.tensor([6, 3])
-    ids = ngram_ids(tokens, config.wide)
+    ids = ngram_rows(tokens, config.wide)
     found = wide(tokens, lengths)
     for row, length in enumerate((6, 3)):
-        said = [t.weight[part[row, :length]] for t, part in zip(wide.tables, ids, strict=True)]
-        expected = 10 * torch.cat(said).sum(dim=0) / length**0.5
+        said = wide.table.weight[ids[row, :length].flatten()]
+        expected = 10 * said.sum(dim=0) / length**0.5
         torch.testing.assert_close(found[row], expected)
     torch.testing.assert_close(wide(tokens[:1], None), found[:1])
 
