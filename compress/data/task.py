@@ -151,6 +151,19 @@ class Task:
     simple: dict[str, float] = field(default_factory=dict)
     further: dict[str, Score] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse tokens and targets that the task does not have, before a model fails on them."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        for name, split in parts.items():
+            place = f"task '{self.name}', {name} split"
+            if not len(split):
+                raise InputError(f"{place}: is empty; every split needs samples.")
+            vocabulary = self.facts.get("vocabulary")
+            if vocabulary and not split.inputs.is_floating_point():
+                _check_range(split.inputs, vocabulary, f"{place}: tokens", "the vocabulary has")
+            if self.kind != "regression":
+                _check_range(split.targets, len(self.classes), f"{place}: targets", "there are")
+
     @property
     def output_name(self) -> str:
         """What one column of the outputs is, in the plural."""
@@ -168,6 +181,12 @@ class Task:
         if self.kind == "language model":
             return (len(inputs[0]), inputs[0].shape[1], len(self.classes))
         return (len(inputs[0]), len(self.classes))
+
+
+def _check_range(values: Tensor, count: int, what: str, there: str) -> None:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= count:
+        raise InputError(f"{what} from {low} to {high}; {there} {count}, counted from 0.")
 
 
 def top1(outputs: npt.NDArray[np.float32], targets: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch import Tensor
 
@@ -76,6 +79,35 @@ def test_answers_for_each_step_are_filled_up():
     found = answer(call, ragged([2, 4], steps=6))
     assert found.shape == (2, 6, 3)
     assert found[0, :, 0].tolist() == [1, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"inputs": torch.full((60, 10), 12)},
+            "test split: tokens from 12 to 12; the vocabulary has",
+        ),
+        ({"inputs": torch.full((60, 10), -1)}, "test split: tokens from -1 to -1"),
+        (
+            {"targets": torch.full((60,), 2)},
+            "test split: targets from 2 to 2; there are 2, counted",
+        ),
+    ],
+    ids=["outside", "negative", "class"],
+)
+def test_tokens_and_classes_that_do_not_exist(change, message):
+    task = tiny.tokens()
+    split = dataclasses.replace(task.test, **change)
+    with pytest.raises(InputError, match=f"task 'tiny:tokens', {message}"):
+        dataclasses.replace(task, test=split)
+
+
+def test_an_empty_split_is_told():
+    task = tiny.series()
+    empty = task.validation.subset(torch.arange(0))
+    with pytest.raises(InputError, match="task 'tiny:series', validation split: is empty"):
+        dataclasses.replace(task, validation=empty)
 
 
 def test_bits_of_a_hand_worked_case():

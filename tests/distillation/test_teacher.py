@@ -163,12 +163,12 @@ def test_full_disk_leaves_nothing_behind(views, trained_onnx, tmp_path, monkeypa
 
 
 def test_teacher_of_other_classes(tiny_task, trained_onnx, tmp_path):
-    task = dataclasses.replace(tiny_task, classes=("a", "b", "c"))
+    task = dataclasses.replace(tiny_task, classes=("a", "b", "c", "d", "e"))
     with pytest.raises(ShapeMismatch) as caught:
         taught_batches(trained_onnx, Views(task, 1), 10, cache=tmp_path)
     assert str(caught.value) == (
-        f"{trained_onnx}: the teacher answers with shape (2, 4); task 'tiny:task' with 3 "
-        "classes expects (2, 3)."
+        f"{trained_onnx}: the teacher answers with shape (2, 4); task 'tiny:task' with 5 "
+        "classes expects (2, 5)."
     )
     assert list(tmp_path.iterdir()) == []
 
