@@ -112,12 +112,16 @@ def _is_stored_int8(
 def precision(counts: dict[str, dict[str, int]]) -> str:
     """Precision of most of the computing operators; "fp32" for a graph without any.
 
-    An embedding has a say only where there is nothing else.
+    Static and dynamic int8 in one graph are both named. An embedding has a say only where there is
+    nothing else.
     """
     total: Counter[str] = Counter()
     for kind, by_precision in counts.items():
         if kind != "Gather" or len(counts) == 1:
             total.update(by_precision)
+    arithmetic = [total[kind] for kind in ("int8 (static)", "int8 (dynamic)")]
+    if all(arithmetic) and 2 * sum(arithmetic) >= total.total():
+        return "int8 (static, dynamic)"
     return total.most_common(1)[0][0] if total else "fp32"
 
 

@@ -255,3 +255,18 @@ def test_scaled_values_are_no_stored_weights():
     square = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, 3]) for name in "xy"]
     model = helper.make_model(helper.make_graph(nodes, "g", square[:1], square[1:], [scale]))
     assert operators(model) == {"MatMul": {"fp32": 1}}
+
+
+def test_static_and_dynamic_in_one_graph_are_both_named():
+    counts = {"Conv": {"int8 (static)": 1}, "LSTM": {"int8 (dynamic)": 1}, "Gemm": {"fp32": 1}}
+    assert precision(counts) == "int8 (static, dynamic)"
+    assert precision({**counts, "MatMul": {"fp32": 3}}) == "fp32"
+
+
+def test_blocks_of_4_bits_and_attention_are_counted():
+    nodes = [
+        helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft"),
+        helper.make_node("Attention", ["y", "y", "y"], ["z"]),
+    ]
+    counts = operators(graph(nodes, {}))
+    assert counts == {"Attention": {"fp32": 1}, "MatMul": {"int4 weights": 1}}
