@@ -112,17 +112,19 @@ def _is_stored_int8(
 def precision(counts: dict[str, dict[str, int]]) -> str:
     """Precision of most of the computing operators; "fp32" for a graph without any.
 
-    Static and dynamic int8 in one graph are both named. An embedding has a say only where there is
-    nothing else.
+    Static and dynamic int8 in one graph are both named, and beside fp32 where that is in most: the
+    one LSTM may be the work. An embedding has a say only where there is nothing else.
     """
     total: Counter[str] = Counter()
     for kind, by_precision in counts.items():
         if kind != "Gather" or len(counts) == 1:
             total.update(by_precision)
-    arithmetic = [total[kind] for kind in ("int8 (static)", "int8 (dynamic)")]
-    if all(arithmetic) and 2 * sum(arithmetic) >= total.total():
-        return "int8 (static, dynamic)"
-    return total.most_common(1)[0][0] if total else "fp32"
+    kinds = [kind for kind in ("static", "dynamic") if total[f"int8 ({kind})"]]
+    int8 = f"int8 ({', '.join(kinds)})"
+    most = total.most_common(1)[0][0] if total else "fp32"
+    if most == "fp32" and kinds:
+        return f"{int8}, fp32"
+    return int8 if len(kinds) == 2 else most
 
 
 def strip(model: ModelProto) -> ModelProto:

@@ -260,7 +260,8 @@ def test_scaled_values_are_no_stored_weights():
 def test_static_and_dynamic_in_one_graph_are_both_named():
     counts = {"Conv": {"int8 (static)": 1}, "LSTM": {"int8 (dynamic)": 1}, "Gemm": {"fp32": 1}}
     assert precision(counts) == "int8 (static, dynamic)"
-    assert precision({**counts, "MatMul": {"fp32": 3}}) == "fp32"
+    assert precision({**counts, "MatMul": {"fp32": 3}}) == "int8 (static, dynamic), fp32"
+    assert precision({"LSTM": {"int8 (dynamic)": 1}, "Gemm": {"fp32": 2}}) == "int8 (dynamic), fp32"
 
 
 def test_blocks_of_4_bits_and_attention_are_counted():
