@@ -77,8 +77,8 @@ class Arm(_Record):
         parent: name of the arm it was made from, or that taught it; None for a root.
         file: path of the ONNX file, relative to the report.
         precision: of most of the computing operators: "fp32", "int8 (static)", "int8 (dynamic)",
-            "int8 (static, dynamic)" where a graph has both, "int8 (dynamic), fp32" where most are fp32,
-            "fp32, int8 weights" or "int4 weights".
+            "int8 (static, dynamic)" where a graph has both, "int8 (dynamic), fp32" where most are
+            fp32, "fp32, int8 weights" or "int4 weights".
         parameters: weights of the torch model; None where only an ONNX file is known.
         macs: multiply-accumulates of one sample; None where unknown.
         size_bytes: size of the ONNX file.
