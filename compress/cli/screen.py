@@ -129,9 +129,5 @@ def samples_line(report: Report) -> str:
     arm = next((arm for arm in report.arms if arm.quality), None)
     if arm is None or arm.quality is None:
         return "No data was given: quality was not measured."
-    interval = "Wilson" if arm.quality.metric == "accuracy" else "Student's t"
     better = "" if arm.quality.higher_is_better else ", lower is better"
-    return (
-        f"quality: {arm.quality.metric}{better}, on {arm.quality.n:,} test samples, "
-        f"{interval} interval"
-    )
+    return f"quality: {arm.quality.metric}{better}, on {arm.quality.n:,} test samples"

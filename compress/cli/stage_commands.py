@@ -157,6 +157,9 @@ def quantize(
     max_drop: Annotated[
         float, typer.Option(min=0, help="Allowed drop of the task's metric.")
     ] = 0.01,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="--max-drop is a share of the model's own metric.")
+    ] = False,
     minimise: Annotated[str, typer.Option(help="latency or size")] = "latency",
     out: OutOption = None,
     seed: SeedOption = 0,
@@ -181,7 +184,7 @@ def quantize(
         seed,
         device,
         as_json,
-        budget={"max_drop": max_drop, "minimise": minimise},
+        budget={"max_drop": max_drop, "relative": relative, "minimise": minimise},
     )
     if not as_json:
         for entry in made.card.evidence["candidates"]:

@@ -63,6 +63,7 @@ def load() -> Task:
             "gaps": "interpolated linearly",
         },
         simple=simple_answers(windows[2]),
+        further={"mean absolute error (ppm)": partial(absolute_ppm, scale=scale)},
     )
 
 
@@ -80,6 +81,13 @@ def squared_ppm(
         outputs, targets: (n, 26), in units of `scale`, in order of time.
     """
     return _independent(squared_error(outputs, targets) * scale**2)
+
+
+def absolute_ppm(
+    outputs: npt.NDArray[np.float32], targets: npt.NDArray[Any], scale: float
+) -> npt.NDArray[np.float64]:
+    """Mean absolute error in ppm of each 26 neighbouring windows, as `squared_ppm` has it."""
+    return _independent(np.abs(outputs.astype(np.float64) - targets).mean(axis=1) * scale)
 
 
 def _independent(scores: Values) -> Values:

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from compress.data.task import Inputs
+from compress.models.sequence import valid_steps
 
 
 def distort_frames(
@@ -53,7 +54,7 @@ def distort_frames(
     hidden_features = _spans(
         lengths.new_full((count,), features), features, feature_mask, generator
     )
-    kept = (_valid(lengths, time) & ~hidden_steps).unsqueeze(2) & ~hidden_features.unsqueeze(1)
+    kept = (valid_steps(lengths, time) & ~hidden_steps).unsqueeze(2) & ~hidden_features.unsqueeze(1)
     return frames * kept, lengths
 
 
@@ -91,12 +92,7 @@ def distort_tokens(
     place = start.unsqueeze(1) + torch.arange(time)
     tokens = tokens.gather(1, place.clamp(max=tokens.shape[1] - 1))
     dropped = torch.rand(count, time, generator=generator) < dropout
-    return tokens.masked_fill(dropped, unknown) * _valid(lengths, time), lengths
-
-
-def _valid(lengths: Tensor, time: int) -> Tensor:
-    """(batch, time), True up to each length."""
-    return torch.arange(time) < lengths.unsqueeze(1)
+    return tokens.masked_fill(dropped, unknown) * valid_steps(lengths, time), lengths
 
 
 def _resample(

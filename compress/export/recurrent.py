@@ -18,6 +18,7 @@ from onnxscript import ir, optimizer
 from onnxscript import opset18 as op
 from torch.overrides import TorchFunctionMode
 
+from compress.errors import InputError
 from compress.export.graph import RECURRENT
 from compress.models.recurrent_op import FUNCTIONS, recurrent_stack
 
@@ -130,7 +131,7 @@ def _stack(
     """torch's own layers, see `compress.models.recurrent_op.recurrent_stack`."""
     directions, each = 1 + bidirectional, 4 if has_biases else 2
     if len(weights) != num_layers * directions * each:
-        raise NotImplementedError("ONNX has no LSTM with projections (proj_size)")
+        raise InputError("ONNX has no LSTM with projections (proj_size)")
     steps, finals = op.Transpose(x, perm=[1, 0, 2]) if batch_first else x, []
     for first in range(0, num_layers * directions, directions):
         places = range(first, first + directions)
@@ -185,7 +186,7 @@ class WholeLayers(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         if name == "_pack_padded_sequence":
-            raise NotImplementedError(
+            raise InputError(
                 "packed sequences cannot be exported; give the layer the padded batch, and take "
                 "what belongs to each length from its output"
             )

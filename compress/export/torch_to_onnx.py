@@ -16,13 +16,12 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from compress.data.task import Inputs
 from compress.errors import ExportMismatch, InputError
 from compress.export.config import ExportConfig
 from compress.export.graph import operators, strip
 from compress.export.recurrent import TRANSLATIONS, WholeLayers, fold_weights
 from compress.runtime.onnxruntime import Session
-
-Inputs = tuple[Tensor, ...]
 
 _NAMES = ("input", "lengths")
 
@@ -156,6 +155,8 @@ def _reason(error: BaseException) -> str:
     """The first line of the innermost cause, without the exporter's colours and advice."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, InputError):  # our own words
+        return str(error)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     return f"{type(error).__name__}: {plain.partition(chr(10))[0]}"
 

@@ -64,6 +64,15 @@ class SequenceConfig(BaseModel):
             raise ValueError(
                 "wide sums over a whole text, but this task wants outputs for each step"
             )
+        fields = type(self).model_fields
+        for name, needed in (
+            ("front_kernel", self.front_width),
+            ("front_stride", self.front_width),
+            ("ngram_width", self.ngrams),
+        ):
+            if not needed and getattr(self, name) != fields[name].default:
+                owner = "ngrams" if name == "ngram_width" else "front_width"
+                raise ValueError(f"{name} does nothing without {owner}; set that, or leave it out")
         if self.per_step and self.front_width:
             raise ValueError("front_width merges steps, but this task wants an output for each")
         return self

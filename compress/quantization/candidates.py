@@ -38,13 +38,12 @@ def makers(
         samples: calibration batches.
         minimise: "latency" or "size"; 4 bits are for the latter.
     """
-    fused = folder / "fused.onnx"
-    if fuse(prepared, fused, samples[0]):  # attention: faster, and the same results
-        prepared = fused
     kinds = [node.op_type for node in load_onnx(prepared).graph.node]
     convolutions, recurrent = "Conv" in kinds, bool({"LSTM", *_STEPPED} & set(kinds))
     many = sum(kinds.count(kind) for kind in _PRODUCTS) >= _MANY
     found: dict[str, Maker] = {}
+    fused = folder / "fused.onnx"
+    is_fused = config.method == "best" and fuse(prepared, fused, samples[0])
     if config.method == "static" or (config.method == "best" and (convolutions or many)):
         found |= _static(prepared, samples, config, convolutions=convolutions)
     if config.method == "best" and convolutions and (recurrent or many):
@@ -52,7 +51,14 @@ def makers(
             prepared, folder, path, samples, config
         )
     if config.method in ("best", "dynamic"):
-        found["dynamic"] = lambda path: quantize_dynamic_int8(prepared, path)
+        found["dynamic"] = lambda path: quantize_dynamic_int8(
+            prepared, path, per_channel=config.per_channel
+        )
+    if is_fused and many:
+        found["static, fused"] = _static(fused, samples, config, convolutions=convolutions)[
+            "static"
+        ]
+        found["dynamic, fused"] = lambda path: quantize_dynamic_int8(fused, path)
     if config.method == "best" and "LSTM" in kinds:
         found["dynamic, one scale a matrix"] = lambda path: quantize_dynamic_int8(
             prepared, path, per_channel=False

@@ -18,7 +18,8 @@ class QuantizeConfig(BaseModel):
         calibration: how activation ranges are found for "static".
         samples: training samples that calibrate.
         activations: type of quantized activations; "uint8" fits the CPU's VNNI instructions.
-        per_channel: a scale for each output channel of a weight instead of one for the tensor.
+        per_channel: a scale for each output channel of a weight instead of one for the tensor; for
+            "static" and "dynamic".
         keep_fp32: names of ONNX nodes that static quantization leaves as they are.
     """
 

@@ -131,19 +131,19 @@ def rewrite(model: ModelProto, converters: Mapping[str, Converter]) -> int:
 
 
 def _drop_unused(graph: GraphProto) -> None:
-    used = {value.name for value in graph.output} | _read(graph)
+    used = {value.name for value in graph.output} | names_read(graph)
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 
 
-def _read(graph: GraphProto) -> set[str]:
+def names_read(graph: GraphProto) -> set[str]:
     """Names that nodes read, also inside the bodies of loops."""
     found = {name for node in graph.node for name in node.input}
     for node in graph.node:
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
-                found |= _read(body)
+                found |= names_read(body)
     return found
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
-from compress.quantization.editing import Array, Converter, Edit, attributes, rewrite
+from compress.quantization.editing import Array, Converter, Edit, attributes, names_read, rewrite
 from compress.runtime.onnxruntime import Feeds, Session
 
 #: The first opset that has Attention, and the first one that differs in nothing else that matters.
@@ -268,16 +268,9 @@ def _drop_dead(graph: GraphProto) -> None:
         if used.intersection(node.output) or any(entry.g.node for entry in node.attribute):
             kept.append(node)
             used.update(node.input)
-            used.update(name for entry in node.attribute for name in _outer_names(entry.g))
+            used.update(name for entry in node.attribute for name in names_read(entry.g))
     del graph.node[:]
     graph.node.extend(reversed(kept))
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(tensors)
-
-
-def _outer_names(body: GraphProto) -> Iterator[str]:
-    for node in body.node:
-        yield from node.input
-        for entry in node.attribute:
-            yield from _outer_names(entry.g)

@@ -14,8 +14,7 @@ class FitConfig(BaseModel):
         epochs: passes over the training split.
         batch_size: samples a step.
         optimizer: "sgd" is with Nesterov momentum; "adamw" decouples the weight decay; "muon" takes
-            orthogonal steps for hidden matrices and AdamW's for the rest, see `training.muon`:
-            language models learn in half of the steps.
+            orthogonal steps for hidden matrices and AdamW's for the rest, see `training.muon`.
         learning_rate: the largest of the schedule.
         table_rate: learning rate of embedding tables, relative to the others'; most of their rows
             are seen seldom.

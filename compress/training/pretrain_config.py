@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compress.training.config import FitConfig
 
@@ -24,3 +24,18 @@ class PretrainConfig(FitConfig):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> Self:
+        idle = [
+            name
+            for name, on in (
+                ("patience", self.patience),
+                ("label_smoothing", self.label_smoothing),
+                ("augment", not self.augment),
+            )
+            if on
+        ]
+        if idle:
+            raise ValueError(f"{', '.join(idle)}: without effect on masked tokens; leave it out")
+        return self

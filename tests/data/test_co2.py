@@ -15,6 +15,7 @@ from compress.data import co2
 from compress.data.references import load_task
 from compress.data.task import Task
 from compress.errors import InputError
+from compress.measure.quality import quality
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,16 @@ def test_metric_is_in_square_ppm(task):
     found = task.metric.score(off, targets)
     assert found.shape == (1,)  # four neighbours are one sample
     np.testing.assert_allclose(found, 0.25, rtol=1e-5)
+
+
+def test_the_absolute_error_stands_beside_it(task):
+    targets = task.test.targets.numpy()
+    off = targets - np.float32(0.5) / np.float32(task.preprocessing["divide"])
+    (score,) = task.further.values()
+    np.testing.assert_allclose(score(off, targets), 0.5, rtol=1e-5)
+    found = quality(task, targets * 0, task.test)
+    expected = np.abs(targets.astype(np.float64)).mean() * task.preprocessing["divide"]
+    assert found.details["mean absolute error (ppm)"] == pytest.approx(expected, rel=0.01)
 
 
 def test_simple_forecasts_are_those_by_hand(task, weeks):

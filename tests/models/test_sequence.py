@@ -54,6 +54,8 @@ def test_a_token_alone_needs_no_table():
     ("settings", "facts", "text"),
     [
         ({"wide": {2: 10}}, {"in_features": 3}, "ngrams and wide are for tokens; this task has"),
+        ({"front_stride": 3}, {"in_features": 3}, "front_stride does nothing without front_width"),
+        ({"ngram_width": 8}, {"vocabulary": 3}, "ngram_width does nothing without ngrams"),
         ({"ngrams": {9: 10}}, {"vocabulary": 3}, r"ngrams\.9.* less than or equal to 8"),
         ({"ngrams": {2: 0}}, {"vocabulary": 3}, r"ngrams\.2.*greater than or equal to 1"),
         (

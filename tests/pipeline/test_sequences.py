@@ -14,6 +14,7 @@ from compress.artifact import load_artifact
 from compress.cli.app import app
 from compress.data.references import load_task
 from compress.errors import InputError, ShapeMismatch
+from compress.measure.quality import run_onnx
 from compress.pipeline import Outcome, run
 from compress.recipe import parse_recipe
 from compress.runtime.onnxruntime import Session
@@ -125,7 +126,14 @@ def test_weights_and_onnx_say_the_same_at_every_length(finished: Outcome):
 def test_the_card_says_what_was_matched(finished: Outcome):
     evidence = stages(finished)["student"].card.evidence
     assert evidence["matched"].endswith("asked for every batch")
-    assert -1 <= evidence["teacher_agreement"] <= 1
+    task = load_task(finished.report.recipe["task"])
+    made = stages(finished)
+    taught, told = (run_onnx(Session(made[n].onnx), task.validation) for n in ("student", "train"))
+    if task.kind == "regression":
+        agreement = 1 - ((taught - told) ** 2).mean() / told.var()
+    else:
+        agreement = (taught.argmax(axis=-1) == told.argmax(axis=-1)).mean()
+    assert evidence["teacher_agreement"] == pytest.approx(agreement, abs=0.01)
     kept = stages(finished)["distill"].card.evidence["matched"]
     assert "of the training split" in kept
 
@@ -162,11 +170,12 @@ def test_what_needs_no_model_stands_beside_it(finished: Outcome):
     assert all(f"{name} {value:.4g}" in notes for name, value in simple.items())
 
 
-def test_an_int8_model_was_built_and_told(finished: Outcome):
-    candidates = finished.report.candidates
-    assert any(
-        "int8" in entry.name or entry.name in ("dynamic", "weight-only") for entry in candidates
-    )
+def test_int8_models_were_built_and_measured(finished: Outcome):
+    built = [c for c in finished.report.candidates if c.latency_ratio and c.name != "fp32 input"]
+    assert "weight-only" in [candidate.name for candidate in built]
+    fused = {"static, fused", "dynamic, fused"} & {candidate.name for candidate in built}
+    whole = finished.report.recipe["model"]["name"]
+    assert bool(fused) == (whole in ("transformer", "gpt"))
     assert (finished.folder / "report.html").stat().st_size > 1000
 
 

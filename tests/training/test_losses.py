@@ -7,10 +7,12 @@ import torch
 from torch import Generator, nn
 
 from compress.distillation.soft_targets import distillation_loss, soft_target_loss
+from compress.errors import InputError
 from compress.training.batches import Batch, LabelledBatches, shuffled
 from compress.training.config import TrainConfig
 from compress.training.loop import default_clip_norm
 from compress.training.losses import label_loss
+from compress.training.pretrain_config import PretrainConfig
 
 
 def test_a_language_model_makes_one_decision_a_token():
@@ -25,6 +27,19 @@ def test_a_language_model_makes_one_decision_a_token():
 def test_regression_is_the_mean_squared_error():
     outputs, targets = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
     assert label_loss("regression")(outputs, Batch((outputs,), targets)).item() == 2.5
+
+
+def test_values_have_no_classes_to_smooth_over():
+    with pytest.raises(InputError, match="label_smoothing: this task has values and no classes"):
+        label_loss("regression", 0.1)
+
+
+@pytest.mark.parametrize(
+    "idle", [{"patience": 2}, {"label_smoothing": 0.1}, {"augment": False}], ids=str
+)
+def test_settings_without_effect_on_masked_tokens_are_refused(idle):
+    with pytest.raises(ValueError, match=f"{next(iter(idle))}: without effect on masked tokens"):
+        PretrainConfig(**idle)
 
 
 def test_soft_targets_of_tokens_are_the_mean_over_tokens():
