@@ -31,7 +31,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "gru": {
         "task": "tiny:series",
-        "model": {"name": "gru", "widths": [16]},
+        "model": {
+            "name": "gru",
+            "widths": [32],
+        },  # weights of 256 values or more are stored as int8
         "student": {"name": "lstm", "widths": [8]},
         "budget": {"max_drop": 5.0, "relative": True, "minimise": "size"},
     },
