@@ -92,7 +92,11 @@ def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, 
     kinds = [origin.op_type if origin else "" for origin in origins]
     if kinds == ["DequantizeLinear", "DequantizeLinear"] and node.op_type not in RECURRENT:
         return "int8 (static)"
-    if kinds[1:] == ["DequantizeLinear"] or _is_stored_int8(origins[-1], made_by, types):
+    if kinds[1:] == ["DequantizeLinear"]:
+        return "fp32, int8 weights"
+    # A recurrent node has two weights; that of the input can be too small to be int8.
+    weights = node.input[1:3] if node.op_type in RECURRENT else node.input[1:2]
+    if any(_is_stored_int8(made_by.get(name), made_by, types) for name in weights):
         return "fp32, int8 weights"
     return _FLOATS.get(types.get(node.input[1], TensorProto.FLOAT), "fp32")
 

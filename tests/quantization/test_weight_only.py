@@ -8,12 +8,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from compress.export.graph import operators
+from compress.export.torch_to_onnx import export
+from compress.models.build import build
+from compress.models.references import resolve
 from compress.quantization.weight_only import quantize_symmetric, quantize_weights
 
 RANDOM = np.random.default_rng(0)
@@ -344,3 +348,11 @@ def test_what_is_left_as_it_is(nodes: list[NodeProto], weight: np.ndarray, tmp_p
     np.testing.assert_array_equal(initializers(tmp_path / "b.onnx")["w"], weight)
     rows = normal(32, 32)
     np.testing.assert_array_equal(run(tmp_path / "b.onnx", rows), run(source, rows))
+
+
+def test_a_recurrent_node_whose_input_weights_are_small_counts_as_int8(tmp_path):
+    model = build(resolve("gru", {"widths": [32]}, {"in_features": 1, "outputs": 2})).eval()
+    source, target = tmp_path / "m.onnx", tmp_path / "q.onnx"
+    export(model, torch.randn(3, 5, 1), source, sequences=True)
+    assert quantize_weights(source, target) == 1  # 96 values for the input, 3,072 for the state
+    assert operators(onnx.load(target))["GRU"] == {"fp32, int8 weights": 1}
