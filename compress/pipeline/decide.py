@@ -11,6 +11,7 @@ import numpy.typing as npt
 from compress.data.task import Task
 from compress.measure.latency import Measured
 from compress.recipe import BudgetConfig
+from compress.report.formatting import metric_format
 from compress.report.schema import Arm, Budget, Interval, Report, Verdict
 from compress.stats import paired_drop, samples_for_proof
 
@@ -47,8 +48,8 @@ def choose_final(
     within = [arm for arm in arms if drops[arm.name] <= limit + 1e-9]
     over = [arm for arm in arms if arm not in within]
     notes = [
-        f"{arm.name}: not chosen, its validation drop of {drops[arm.name]:.4f} is over the "
-        f"budget of {limit:.4g}."
+        f"{arm.name}: not chosen, its validation {_change(arm)} of {drops[arm.name]:.4f} is over "
+        f"the budget of {limit:.4g}."
         for arm in over
     ]
     if within == [baseline] and over:
@@ -60,6 +61,11 @@ def choose_final(
     fastest = min(ratios.values())
     equals = [arm for arm in within if ratios[arm.name] <= fastest * (1 + MARGIN)]
     return min(equals, key=lambda arm: arm.size_bytes).name, notes
+
+
+def _change(arm: Arm) -> str:
+    quality = arm.quality
+    return metric_format(quality.metric, quality.higher_is_better).change if quality else "drop"
 
 
 def judge(
@@ -83,7 +89,8 @@ def judge(
     allowed = f"{limit:.4g}{share if budget.relative else ''}"
     n, name = len(before), task.metric.name
     bounds = f"[{interval[0]:+.4f}, {interval[1]:+.4f}]"
-    figures = f"{name} drop {drop:+.4f}, 95 % interval {bounds}, {n:,} test samples"
+    change = metric_format(name, task.metric.higher_is_better).change
+    figures = f"{name} {change} {drop:+.4f}, 95 % interval {bounds}, {n:,} test samples"
     if report.final == report.baseline:
         status, text = (
             "missed",
@@ -108,7 +115,7 @@ def judge(
     else:
         status, text = (
             "missed",
-            f"The test drop is over the budget of {allowed}: {figures}.",
+            f"The test {change} is over the budget of {allowed}: {figures}.",
         )
     return Budget.model_validate(
         {

@@ -133,12 +133,13 @@ def _step(report: Report, arm: Arm, batch: int, before: float, after: float | No
 def _quality(report: Report, arm: Arm) -> tuple[str, str]:
     if arm.quality is None:
         return DASH, ""
-    metric, n = metric_format(arm.quality.metric), arm.quality.n
+    metric = metric_format(arm.quality.metric, arm.quality.higher_is_better)
+    n = arm.quality.n
     found = quality_drop(report, arm)
     value = metric.value(arm.quality.value, n)
     if found is None or found.difference is None:
         return value, ""
-    return value, f"drop {metric.difference(found.difference, n)}"
+    return value, f"{metric.change} {metric.difference(found.difference, n)}"
 
 
 def _control_step(report: Report, control: Arm, arm: Arm) -> Step:

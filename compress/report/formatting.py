@@ -100,10 +100,17 @@ class MetricFormat:
     Attributes:
         metric: its name in the report.
         share: whether it lies between 0 and 1 and reads as percent.
+        higher_is_better: False for losses and errors.
     """
 
     metric: str
     share: bool
+    higher_is_better: bool = True
+
+    @property
+    def change(self) -> str:
+        """What getting worse is called."""
+        return "drop" if self.higher_is_better else "rise"
 
     @property
     def label(self) -> str:
@@ -143,9 +150,10 @@ class MetricFormat:
         return _fixed(value * 100, 1 if n < 2000 else 2)
 
 
-def metric_format(metric: str) -> MetricFormat:
+def metric_format(metric: str, higher_is_better: bool = True) -> MetricFormat:
     """The format of the metric of that name."""
-    return MetricFormat(metric, any(share in metric.lower() for share in _SHARES))
+    share = any(share in metric.lower() for share in _SHARES)
+    return MetricFormat(metric, share, higher_is_better)
 
 
 def fact(value: Any) -> str:  # noqa: PLR0911 - one line a type reads best

@@ -56,7 +56,8 @@ def batches(report: Report) -> list[int]:
 
 def report_metric(report: Report) -> MetricFormat | None:
     """The metric that the arms are judged by; None for a benchmark without data."""
-    return next((metric_format(arm.quality.metric) for arm in report.arms if arm.quality), None)
+    quality = next((arm.quality for arm in report.arms if arm.quality), None)
+    return metric_format(quality.metric, quality.higher_is_better) if quality else None
 
 
 def comparison(

@@ -216,7 +216,7 @@ def _draw_budget(
     value = baseline.quality.value + sign * report.budget.max_drop
     if not y_axis.low < value < y_axis.high:
         return []
-    y, words = y_axis(value), f"allowed drop: {metric.allowed(report.budget.max_drop)}"
+    y, words = y_axis(value), f"allowed {metric.change}: {metric.allowed(report.budget.max_drop)}"
     element(canvas, "line", "budget", x1=frame.left, x2=frame.right, y1=y, y2=y)
     box = _free_place(text_width(words, _FONT), y, frame, obstacles)
     text(canvas, "budget-label", words, (box.left + box.right) / 2, box.bottom - 5, "middle")

@@ -64,7 +64,7 @@ def arms_table(report: Report) -> Table:
         Column("Arm", numeric=False, brief=True),
         Column("Precision", numeric=False, brief=True),
         Column(metric.heading if metric else "Quality", "test split", brief=True),
-        Column("Drop", f"paired{unit}", brief=True),
+        Column(_worse(metric), f"paired{unit}", brief=True),
         *(Column(f"Latency, batch {batch}", "× faster", brief=True) for batch in sizes),
         Column("File", "× smaller", brief=True),
         Column("Parameters"),
@@ -74,6 +74,10 @@ def arms_table(report: Report) -> Table:
         Column("Made in"),
     ]
     return Table(columns, [_arm_row(report, arm, sizes) for arm in report.arms])
+
+
+def _worse(metric: MetricFormat | None) -> str:
+    return metric.change.capitalize() if metric else "Drop"
 
 
 def _arm_row(report: Report, arm: Arm, sizes: list[int]) -> list[Cell]:
@@ -155,7 +159,7 @@ def candidates_table(report: Report) -> Table:
         Column("Stage", numeric=False, brief=True),
         Column("Candidate", numeric=False, brief=True),
         Column("Outcome", numeric=False, brief=True),
-        Column("Drop", f"validation{unit}", brief=True),
+        Column(_worse(metric), f"validation{unit}", brief=True),
         Column("Speed", "× of the stage's input", brief=True),
         Column("File", brief=True),
         Column("Reason", numeric=False, brief=True),

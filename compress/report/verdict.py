@@ -114,7 +114,8 @@ def _drop_phrase(report: Report, final: Arm) -> str:
     if found is None or found.difference is None or metric is None:
         return ""
     n = _samples(final, found.n)
-    text = f"{metric.label} drop {metric.difference(found.difference, n)} {metric.unit}".rstrip()
+    change = f"{metric.change} {metric.difference(found.difference, n)} {metric.unit}"
+    text = f"{metric.label} {change}".rstrip()
     return text + (f" {metric.interval(found.interval, n)}" if found.interval else "")
 
 

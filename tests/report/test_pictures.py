@@ -147,3 +147,31 @@ def test_an_arm_far_below_is_named_and_not_drawn() -> None:
     assert [point.name for point in outside_picture(spoilt)] == ["2-prune"]
     assert "2-prune" not in accuracy_against_latency(spoilt, "wide")
     assert "2-prune lies far below the picture" in render_html(spoilt)
+
+
+def test_where_lower_is_better_every_word_points_the_other_way() -> None:
+    report = sample_report()
+    lower = [
+        arm.model_copy(
+            update={
+                name: found.model_copy(
+                    update={"metric": "squared error", "higher_is_better": False}
+                )
+                for name in ("quality", "validation")
+                if (found := getattr(arm, name))
+            }
+        )
+        for arm in report.arms
+    ]
+    worst = quality(9.7, 8.9, 10.9).model_copy(
+        update={"metric": "squared error", "higher_is_better": False}
+    )
+    lower[1] = lower[1].model_copy(update={"quality": worst})
+    page = render_html(report.model_copy(update={"arms": lower}))
+    assert "Down and to the left is better" in page
+    assert f"{lower[1].name} lies far above the picture" in page
+    assert "A positive rise is worse" in page
+    assert "squared error rise" in page
+    plain = render_html(report)
+    assert "Up and to the left is better" in plain
+    assert "rise" not in plain.partition("<body")[2].partition("Recipe")[0]
