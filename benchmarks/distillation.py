@@ -1,25 +1,27 @@
 """Whether a taught student is better than the same student alone, over seeds, for each family.
 
+    compress run recipes/rnn.yaml                         makes the teacher, in runs/rnn
     python -m benchmarks.distillation rnn                 a family, or several
-    python -m benchmarks.distillation rnn --teacher runs/rnn/1-train --seeds 6
+    python -m benchmarks.distillation rnn --seeds 12
 
-Both students of a seed start from the same weights and get as many epochs of the same augmented
-data; one sees labels, the other the teacher's answers as well. Learning rates were set for the
-student alone. Test figures are paired by seed: mean difference, Student's t interval, exact
-signed-rank p.
+Both students of a seed start from the same weights. They are trained as the recipe's stages
+`student` and `student-alone` say, for as many epochs of as much data: one sees labels, the other
+the teacher's answers as well. Test figures are paired by seed: mean gain, Student's t interval,
+exact signed-rank p.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
+from torch import nn
 
 from compress.artifact import load_artifact
 from compress.data.references import load_task
@@ -28,8 +30,9 @@ from compress.distillation.soft_targets import soft_target_loss
 from compress.distillation.teacher import Views, taught_batches
 from compress.models.build import build
 from compress.models.references import resolve
+from compress.recipe.parse import load_recipe
 from compress.training.batches import Batches, LabelledBatches
-from compress.training.config import TrainConfig
+from compress.training.config import FitConfig
 from compress.training.loop import fit
 from compress.training.losses import label_loss
 from compress.training.precision import Loss
@@ -40,47 +43,29 @@ RESULTS = Path(__file__).parent / "results" / "distillation.json"
 
 @dataclass(frozen=True)
 class Family:
-    """A teacher, a student, and how the student is trained in both arms.
+    """What is changed in a recipe for this question.
 
     Attributes:
-        teacher: the recipe's trained model that teaches, if no other is named.
-        views: augmented copies that the teacher answers; 0 for fresh answers in every epoch.
+        overrides: of the recipe. The digits' student behind a convolution needs no teacher: there
+            a smaller one takes its place.
+        share: of the training split that both arms get, to be done within minutes.
     """
 
-    task: str
-    teacher: Path
-    student: str
-    settings: dict[str, Any]
-    fit: dict[str, Any]
-    temperature: float = 4.0
-    alpha: float = 0.9
-    views: int = 0
-    smoothing: float = field(default=0.05)
+    overrides: tuple[str, ...] = ()
+    share: float = 1.0
 
 
 FAMILIES = {
-    "cnn": Family(
-        "mnist",
-        Path("runs/cnn/1-train"),
-        "cnn-tiny",
-        {"widths": [6, 12, 12, 12]},
-        {"epochs": 40, "batch_size": 64, "learning_rate": 0.01},
-    ),
     "rnn": Family(
-        "spoken-digits",
-        Path("runs/rnn/1-train"),
-        "lstm",
-        {"widths": [20]},
-        {"epochs": 30, "batch_size": 32, "learning_rate": 0.01},
+        (
+            "student.student={name: lstm, widths: [20]}",
+            "student.epochs=30",
+            "student-alone.epochs=30",
+        )
     ),
-    "transformer": Family(
-        "reviews",
-        Path("runs/transformer/2-train"),
-        "transformer-small",
-        {"width": 48, "feed_forward": [96], "dropout": 0.1, "pooling": "mean_max"},
-        {"epochs": 4, "batch_size": 64, "learning_rate": 0.002},
-        temperature=2.0,
-    ),
+    "transformer": Family(),
+    "gpt": Family(share=0.25),
+    "forecast": Family(),
 }
 
 
@@ -88,31 +73,45 @@ def main() -> None:
     """Run the named families and store what came out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("families", nargs="*", default=list(FAMILIES))
-    parser.add_argument("--teacher", type=Path, help="artifact folder, for one family")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of finished runs")
     parser.add_argument("--seeds", type=int, default=6)
     arguments = parser.parse_args()
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in arguments.families:
-        family = FAMILIES[name]
-        stored[name] = compare(family, arguments.teacher or family.teacher, arguments.seeds)
-        print(name, json.dumps({k: v for k, v in stored[name].items() if k != "runs"}, indent=1))
-        RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+        found = compare(name, FAMILIES[name], arguments.runs / name, arguments.seeds)
+        print(name, json.dumps({k: v for k, v in found.items() if k != "runs"}, indent=1))
+        stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        RESULTS.write_text(json.dumps(stored | {name: found}, indent=1) + "\n")
 
 
-def compare(family: Family, teacher: Path, seeds: int) -> dict[str, Any]:
-    """Both arms for every seed, and the paired difference on the test split."""
-    task, onnx = load_task(family.task), load_artifact(teacher).onnx
+def compare(name: str, family: Family, run: Path, seeds: int) -> dict[str, Any]:
+    """Both arms for every seed, and the paired gain on the test split."""
+    recipe = load_recipe(Path(f"recipes/{name}.yaml"), family.overrides)
+    stages = {stage.name: stage.config for stage in recipe.stages}
+    taught, alone = stages["student"], stages["student-alone"]
+    (folder,) = run.glob(f"*-{taught.teacher}")
+    teacher, task = load_artifact(folder).onnx, load_task(recipe.task)
+    some = torch.arange(round(family.share * len(task.train)))
+    task = replace(task, train=task.train.subset(some))
+    student = dict(taught.student) if isinstance(taught.student, dict) else {"name": taught.student}
+    student_name = student.pop("name")
+
+    def run_arm(config: FitConfig, batches: Batches, loss: Loss, seed: int) -> dict[str, float]:
+        torch.manual_seed(seed)
+        model = build(resolve(student_name, student, task.facts))
+        fit(model, batches, loss, config, seed=seed)
+        return _scores(task, model)
+
     runs = []
     for seed in range(seeds):
-        views = Views(task, family.views, seed=seed)
-        batch_size = family.fit["batch_size"]
-        taught = taught_batches(onnx, views, batch_size)
-        soft = soft_target_loss(family.temperature, family.alpha, family.smoothing, task.kind)
-        hard = label_loss(task.kind, family.smoothing)
-        labelled = LabelledBatches(task.train, batch_size, task.augment)
+        views = Views(task, taught.views, seed=seed, augment=taught.augment)
+        soft = soft_target_loss(taught.temperature, taught.alpha, taught.label_smoothing, task.kind)
+        labelled = LabelledBatches(task.train, alone.batch_size, task.augment)
+        hard = label_loss(task.kind, alone.label_smoothing)
         figures = {
-            "alone": _student(family, task, labelled, hard, seed),
-            "taught": _student(family, task, taught, soft, seed),
+            "alone": run_arm(alone, labelled, hard, seed),
+            "taught": run_arm(
+                taught, taught_batches(teacher, views, taught.batch_size), soft, seed
+            ),
         }
         runs.append(figures)
         print(f"seed {seed}: {figures}", flush=True)
@@ -120,10 +119,10 @@ def compare(family: Family, teacher: Path, seeds: int) -> dict[str, Any]:
     gains = gains if task.metric.higher_is_better else -gains
     interval = stats.t.interval(0.95, seeds - 1, gains.mean(), stats.sem(gains))
     return {
-        "student": {"name": family.student, **family.settings},
-        "fit": family.fit,
-        "alpha": family.alpha,
-        "temperature": family.temperature,
+        "command": f"python -m benchmarks.distillation {name}",
+        "student": taught.student,
+        "overrides": family.overrides,
+        "share_of_training_data": family.share,
         "metric": task.metric.name,
         "alone": float(np.mean([run["alone"]["test"] for run in runs])),
         "taught": float(np.mean([run["taught"]["test"] for run in runs])),
@@ -134,13 +133,7 @@ def compare(family: Family, teacher: Path, seeds: int) -> dict[str, Any]:
     }
 
 
-def _student(
-    family: Family, task: Task, batches: Batches, loss: Loss, seed: int
-) -> dict[str, float]:
-    torch.manual_seed(seed)
-    model = build(resolve(family.student, family.settings, task.facts))
-    settings = {"optimizer": "adamw", "weight_decay": 0.01, "warmup": 0.1, "precision": "fp32"}
-    fit(model, batches, loss, TrainConfig.model_validate({**settings, **family.fit}), seed=seed)
+def _scores(task: Task, model: nn.Module) -> dict[str, float]:
     splits = {"validation": task.validation, "test": task.test}
     return {
         name: float(task.metric.score(predict(model, split), split.targets.numpy()).mean())

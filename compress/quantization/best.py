@@ -18,6 +18,7 @@ from compress.progress import Progress, quiet
 from compress.quantization.candidates import makers
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.preprocess import preprocess
+from compress.report.formatting import metric_format
 from compress.report.schema import Candidate
 from compress.runtime.onnxruntime import Feeds, Session
 from compress.stats import paired_drop
@@ -139,6 +140,7 @@ def choose(
     reference = _scores(goal.reference, task, device)
     if goal.relative:
         goal = replace(goal, max_drop=goal.max_drop * abs(float(reference.mean())))
+    metric = metric_format(task.metric.name, task.metric.higher_is_better)
     found: dict[str, Candidate] = {}
     for name, path in arms.items():
         drop, _ = paired_drop(reference, _scores(path, task, device), task.metric.higher_is_better)
@@ -147,7 +149,7 @@ def choose(
             stage=stage,
             name=name,
             kept=False,
-            reason=_refusal(drop, ratio, goal),
+            reason=_refusal(drop, ratio, goal, metric.change),
             drop=drop,
             latency_ratio=ratio,
             size_bytes=path.stat().st_size,
@@ -167,10 +169,10 @@ def _scores(path: Path, task: Task, device: str) -> npt.NDArray[np.float64]:
     return task.metric.score(outputs, task.validation.targets.numpy())
 
 
-def _refusal(drop: float, ratio: float, goal: Goal) -> str:
-    """Why a candidate cannot be taken; empty where it can."""
+def _refusal(drop: float, ratio: float, goal: Goal, change: str) -> str:
+    """Why a candidate cannot be taken; empty where it can. `change` is the word for a drop."""
     if drop > goal.max_drop + 1e-9:
-        return f"validation drop {drop:.4f} is over the budget of {goal.max_drop:.4g}"
+        return f"validation {change} {drop:.4f} is over the budget of {goal.max_drop:.4g}"
     if ratio > 1 + MARGIN and goal.minimise == "latency":
         return f"slower than the fp32 input: {ratio:.2f} × its latency"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from compress.data.task import Task
+from compress.data.task import MSE, Task
 from compress.export.graph import operators
 from compress.measure.config import BenchConfig
 from compress.measure.latency import Measured
@@ -103,6 +104,13 @@ def test_the_drop_is_counted_from_the_reference_and_may_be_negative(stage: Stage
     chosen, account = stage.choose({INPUT: (1.0, 90, 400), "static": (0.9, 95, 100)}, max_drop=0.0)
     assert chosen == "static"
     assert account["static"].drop == pytest.approx(-0.05)
+
+
+def test_of_an_error_a_rise_is_what_is_over_the_budget(stage: Stage):
+    stage.task = replace(stage.task, metric=MSE)
+    chosen, account = stage.choose({INPUT: (1.0, 10, 400), "wrong": (0.5, 20, 100)})
+    assert chosen is None
+    assert account["wrong"].reason == "validation rise 0.1000 is over the budget of 0.02"
 
 
 def test_of_equally_fast_ones_the_smallest_is_kept(stage: Stage):
