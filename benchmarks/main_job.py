@@ -87,21 +87,30 @@ def ratio(report: Report, name: str, what: str, batch: int | None = None) -> flo
 
 def table(report: Report) -> str:
     """The README's table."""
-    lines = [
-        "| model | precision | accuracy [95 %] | faster at 1 | at 32 | smaller | parameters |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+    arm = report.arm(report.baseline)
+    assert arm.quality is not None
+    batches = sorted({entry.batch for entry in report.comparisons if entry.batch})
+    faster = [f"faster at {batches[0]}", *(f"at {batch}" for batch in batches[1:])]
+    titles = [
+        "model",
+        "precision",
+        f"{arm.quality.metric} [95 %]",
+        *faster,
+        "smaller",
+        "parameters",
     ]
-    lines += [_row(report, arm) for arm in report.arms]
+    lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
+    lines += [_row(report, arm, batches) for arm in report.arms]
     return "\n".join(lines)
 
 
-def _row(report: Report, arm: Arm) -> str:
+def _row(report: Report, arm: Arm, batches: list[int]) -> str:
     assert arm.quality is not None
     low, high = arm.quality.interval
     name = arm.name + (f" (control of {arm.control_of})" if arm.control_of else "")
     name = f"**{name}**" if arm.name == report.final else name
     cells = [name, arm.precision, f"{arm.quality.value:.4f} [{low:.3f}, {high:.3f}]"]
-    for what, batch in (("latency", 1), ("latency", 32), ("size", None)):
+    for what, batch in (*(("latency", batch) for batch in batches), ("size", None)):
         entry = report.comparison(arm.name, what, batch)
         cells.append(f"{1 / entry.ratio:.1f} ×" if entry and entry.ratio else "–")
     return f"| {' | '.join([*cells, f'{arm.parameters:,}'])} |"

@@ -40,7 +40,8 @@ class MaskedTokens(nn.Module):
 
     The head is BERT's: a linear layer, GELU, normalization, then the product with the token table
     and a bias for each token. Maps tokens (batch, time), lengths (batch,) and places (n,) in the
-    flattened batch to logits (n, vocabulary).
+    flattened batch to logits (n, vocabulary). The model's dropout stays off: hidden tokens keep it
+    from learning by heart, and it learns more (ALBERT, Lan et al., 2019, arXiv:1909.11942).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -59,6 +60,14 @@ class MaskedTokens(nn.Module):
             nn.Linear(width, table.shape[1]), nn.GELU(), nn.LayerNorm(table.shape[1])
         )
         self.bias = nn.Parameter(torch.zeros(len(table)))
+
+    def train(self, mode: bool = True) -> MaskedTokens:
+        """As of any module, but for dropout."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+        return self
 
     @property
     def vocabulary(self) -> int:

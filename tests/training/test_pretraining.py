@@ -110,6 +110,17 @@ def test_logits_are_those_of_the_hidden_places_alone():
     torch.testing.assert_close(masked_loss(logits, batch), expected)
 
 
+def test_dropout_is_off_until_the_model_is_trained_on_its_own():
+    model = make(dropout=0.5)
+    masked = MaskedTokens(model)
+    masked.train()
+    assert masked.training
+    inputs = torch.randint(3, 20, (2, 6)), torch.tensor([6, 6]), torch.arange(12)
+    assert torch.equal(masked(*inputs), masked(*inputs))
+    model.train()
+    assert not torch.equal(model(*inputs[:2]), model(*inputs[:2]))
+
+
 def test_what_is_not_asked_for_gives_no_gradient():
     masked = MaskedTokens(make())
     tokens, lengths = torch.full((2, 6), 5), torch.tensor([6, 6])
