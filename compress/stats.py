@@ -120,6 +120,38 @@ def ratio_interval(ratios: Sequence[float], confidence: float = 0.95) -> tuple[f
     return estimate, (float(np.exp(walsh[cut])), float(np.exp(walsh[-1 - cut])))
 
 
+def signed_rank_p(values: Sequence[float] | np.ndarray) -> float:
+    """Exact one-sided p that the values lie symmetrically about 0 or below (Wilcoxon, 1945).
+
+    Under that hypothesis every sign is a fair coin, so that no shape of the noise is assumed: the
+    p is that of the drawn ranks, ties and zeros included.
+
+    Args:
+        values: (n,), replicates that are independent of each other; small n, all 2ⁿ signs count.
+
+    Returns:
+        Share of all sign patterns whose rank sum is at least the one found; 1 for no values.
+    """
+    found = np.asarray(values, dtype=float)
+    ranks = np.rint(2 * stats.rankdata(np.abs(found))).astype(int)  # halves, where values tie
+    ways = np.zeros(int(ranks.sum()) + 1)
+    ways[0] = 1
+    for rank in ranks:
+        ways[rank:] = ways[rank:] + ways[:-rank]
+    reached = int(ranks[found > 0].sum())
+    return float(ways[reached:].sum() / 2.0 ** len(found))
+
+
+def holm(p: Sequence[float], alpha: float) -> list[bool]:
+    """Which of several hypotheses are rejected, at most `alpha` for one of them in error (1979)."""
+    rejected = [False] * len(p)
+    for place, number in enumerate(sorted(range(len(p)), key=lambda number: p[number])):
+        if p[number] > alpha / (len(p) - place):
+            break
+        rejected[number] = True
+    return rejected
+
+
 def _signed_rank_cut(n: int, tail: float) -> int:
     """Largest k with P(T <= k) <= tail for the signed-rank statistic of n values, or -1."""
     counts = np.zeros(n * (n + 1) // 2 + 1)

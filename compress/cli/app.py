@@ -8,7 +8,13 @@ from pathlib import Path
 
 import typer
 
-from compress.cli import inspect_commands, look_commands, run_commands, stage_commands
+from compress.cli import (
+    check_command,
+    inspect_commands,
+    look_commands,
+    run_commands,
+    stage_commands,
+)
 from compress.errors import CompressError
 
 app = typer.Typer(
@@ -20,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 budget missed or a stage without effect, 2 wrong use, bad input.",
 )
-for module in (run_commands, stage_commands, inspect_commands, look_commands):
+for module in (run_commands, stage_commands, inspect_commands, check_command, look_commands):
     module.register(app)
 
 #: Exit code of a program that Ctrl-C stopped: 128 and the number of the signal.

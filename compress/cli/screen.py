@@ -76,6 +76,24 @@ def results_table(report: Report, width: int | None = None) -> str:
     return "\n".join(lines)
 
 
+def gate_table(report: Report) -> str:
+    """What a check compared, a line each."""
+    from compress.report.tables import gate_table as cells
+
+    table = cells(report)
+    rows = [[column.heading for column in table.columns]]
+    rows += [[" ".join([cell.text, *cell.tags]).strip() for cell in row] for row in table.rows]
+    widths = _widths(rows)
+    lines = [
+        "  ".join(
+            cell.rjust(size) if column.numeric else cell.ljust(size)
+            for column, cell, size in zip(table.columns, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("─" * size for size in widths), *lines[1:]])
+
+
 #: What goes first from a table that is too wide; the report has it all.
 _EXPENDABLE = ("MACs", "params", "95 % interval", "precision", "kB")
 

@@ -46,6 +46,13 @@ class Measured:
     blocks: dict[Cell, npt.NDArray[np.float64]]
     calls: dict[Cell, int]
 
+    def joined(self, more: Measured) -> Measured:
+        """These workers and others of the same arms and settings."""
+        blocks = {
+            cell: np.concatenate([rows, more.blocks[cell]]) for cell, rows in self.blocks.items()
+        }
+        return Measured(blocks, {cell: n + more.calls[cell] for cell, n in self.calls.items()})
+
     def arms(self) -> list[str]:
         """Names of all arms, the control included."""
         return list(dict.fromkeys(arm for arm, _, _ in self.blocks))
@@ -87,10 +94,15 @@ class Measured:
         Returns:
             The ratio, its 95 % interval, and the number of workers.
         """
+        ratios = np.exp(self.logs(baseline, candidate, batch))
+        return *ratio_interval(ratios.tolist()), len(ratios)
+
+    def logs(self, baseline: str, candidate: str, batch: int) -> npt.NDArray[np.float64]:
+        """Each worker's median log(candidate / baseline), (workers,), as in `ratio`."""
         over = self.blocks[self.best(candidate, batch)]
         under = self.blocks[self.best(baseline, batch)]
-        ratios = np.exp(np.median(np.log(over / under), axis=1))
-        return *ratio_interval(ratios.tolist()), len(ratios)
+        medians: npt.NDArray[np.float64] = np.median(np.log(over / under), axis=1)
+        return medians
 
     def overall(self, baseline: str, candidate: str) -> float:
         """Geometric mean over the batch sizes of the ratio."""
@@ -110,6 +122,7 @@ def measure(
     inputs: Batches | None = None,
     device: str = "cpu",
     seed: int = 0,
+    first: int = 0,
     progress: Progress = quiet,
     label: str = "latency",
 ) -> Measured:
@@ -120,6 +133,7 @@ def measure(
         inputs: batch size to real samples, one array for each of the models' inputs; made from the
             declared shapes where None.
         seed: of the coins that decide each worker's order.
+        first: workers that were measured before with the same seed; their coins are not used again.
 
     Raises:
         WorkerFailed: a process died, hung, or could not load an arm.
@@ -132,7 +146,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         job = _job(config, named, inputs, device, Path(folder))
         for worker in range(config.workers):
-            job["seed"] = seed * 1000 + worker
+            job["seed"] = seed * 1000 + first + worker
             for entry in _run(job, config.timeout):
                 cell = (entry["arm"], entry["batch"], entry["threads"])
                 blocks[cell].append(entry["blocks_ns"])

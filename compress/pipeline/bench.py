@@ -57,18 +57,7 @@ def bench(
     task = load_task(data) if data else None
     rows = feeds(task.validation) if task else None
     files = {name: artifact.onnx for name, artifact in artifacts.items()}
-    arms: list[Arm] = []
-    scores: dict[str, Scores] = {}
-    for name, artifact in artifacts.items():
-        load_onnx(artifact.onnx)
-        if task is None:
-            arms.append(_bare_arm(name, artifact, device))
-        else:
-            context = _context(task, config, device, seed, progress)
-            arm, scores[name] = describe_arm(
-                name, artifact.onnx, context, artifact=artifact, out=out or Path()
-            )
-            arms.append(arm)
+    arms, scores = describe(artifacts, task, config, device, seed, progress, out)
     measured = measure(
         files, config, inputs=rows, device=device, seed=seed, progress=progress, label="benchmark"
     )
@@ -108,6 +97,31 @@ def bench(
     if out is not None:
         write_report(report, out)
     return report
+
+
+def describe(
+    artifacts: dict[str, Artifact],
+    task: Task | None,
+    config: BenchConfig,
+    device: str,
+    seed: int,
+    progress: Progress,
+    out: Path | None,
+) -> tuple[list[Arm], dict[str, Scores]]:
+    """All that needs no clock: of every arm its cost, and with a task its score on every sample."""
+    arms: list[Arm] = []
+    scores: dict[str, Scores] = {}
+    for name, artifact in artifacts.items():
+        load_onnx(artifact.onnx)
+        if task is None:
+            arms.append(_bare_arm(name, artifact, device))
+        else:
+            context = _context(task, config, device, seed, progress)
+            arm, scores[name] = describe_arm(
+                name, artifact.onnx, context, artifact=artifact, out=out or Path()
+            )
+            arms.append(arm)
+    return arms, scores
 
 
 def _context(

@@ -41,8 +41,13 @@ def check_settings(kind: str, settings: Mapping[str, Any]) -> Any:
     Raises:
         RecipeError: with every error.
     """
+    return validated(KINDS[kind], settings, kind)
+
+
+def validated(schema: type[Any], settings: Mapping[str, Any], place: str) -> Any:
+    """Settings as their schema has them; RecipeError with every error of them."""
     errors: list[str] = []
-    config = validate(KINDS[kind], settings, kind, errors)
+    config = validate(schema, settings, place, errors)
     if errors:
         raise RecipeError("settings", errors)
     return config

@@ -51,6 +51,7 @@ def render_html(report: Report) -> str:
             keyed=len(points) > NAMED_AT_MOST,
             branches=branches if axis else [],
             axis=axis,
+            gate=tables.gate_table(report),
             arms=tables.arms_table(report).without_empty_columns(),
             candidates=tables.candidates_table(report),
             operators=tables.operators_table(report),

@@ -7,7 +7,7 @@ import re
 from compress.report import tables
 from compress.report.schema import Report
 from compress.report.tables import Cell, Table
-from compress.report.verdict import verdict
+from compress.report.verdict import Verdict, verdict
 
 _MARKS = {"proven": "✅", "met": "☑️", "missed": "❌", "none": "ℹ️"}
 
@@ -15,9 +15,11 @@ _MARKS = {"proven": "✅", "met": "☑️", "missed": "❌", "none": "ℹ️"}
 def render_markdown(report: Report) -> str:
     """Verdict, arms, candidates, notes and the command, ending in a newline."""
     said = verdict(report)
-    parts = [f"# {escape(report.title)}", f"{_MARKS[said.status]} **{escape(said.sentence)}**"]
+    parts = [f"# {escape(report.title)}", _headline(report, said)]
     if said.explanation:
         parts.append(escape(said.explanation))
+    if report.gate is not None:
+        parts.append(_table(tables.gate_table(report)))
     parts.append(_table(tables.arms_table(report).without_empty_columns(brief=True)))
     if report.candidates:
         parts += ["## Candidates", _table(tables.candidates_table(report))]
@@ -26,6 +28,11 @@ def render_markdown(report: Report) -> str:
     parts += ["## Repeat it", _code(report.command)]
     parts.append(f"compress {escape(report.tool_version)}, {escape(report.created)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _headline(report: Report, said: Verdict) -> str:
+    label = f"{said.label}. " if report.gate else ""
+    return f"{_MARKS[said.status]} **{escape(label + said.sentence)}**"
 
 
 def escape(text: str) -> str:

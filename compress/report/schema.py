@@ -17,7 +17,7 @@ SCHEMA_VERSION: Final = 1
 
 Interval = tuple[float, float]
 Verdict = Literal["ok", "improved", "regressed", "inconclusive"]
-Figure = Literal["latency", "quality", "size", "parameters", "macs"]
+Figure = Literal["latency", "quality", "size", "parameters", "macs", "int8"]
 
 
 class _Record(BaseModel):
@@ -109,6 +109,16 @@ class Arm(_Record):
     control_of: str | None = None
     seconds: float | None = None
 
+    @property
+    def int8_nodes(self) -> int:
+        """How many nodes that compute run in int8."""
+        return sum(
+            count
+            for precisions in self.operators.values()
+            for precision, count in precisions.items()
+            if "int8" in precision
+        )
+
     def best_latency(self, batch: int) -> Latency | None:
         """The fastest thread count at one batch size, or None where it was not measured."""
         points = [point for point in self.latency if point.batch == batch]
@@ -119,11 +129,12 @@ class Comparison(_Record):
     """One arm against another, on the same samples or in the same interleaved run.
 
     Attributes:
-        what: "latency", "quality", "size", "parameters" or "macs".
+        what: "latency", "quality", "size", "parameters", "macs", or "int8": how many of the nodes
+            that compute run in int8.
         batch: samples a call, for "latency" only.
         ratio: candidate / baseline; for latency the Hodges-Lehmann estimate over workers.
         difference: for "quality" how much worse the candidate is, in the metric's unit: positive is
-            a drop, whichever way the metric points.
+            a drop, whichever way the metric points; for "int8" how many nodes fewer.
         interval: 95 % interval of `ratio` or `difference`; None where the figure is exact.
         n: samples or workers behind the interval.
         verdict: what the figures allow to say; "exact" figures are improved, ok or regressed.
@@ -180,6 +191,31 @@ class Budget(_Record):
     explanation: str
 
 
+class Gate(_Record):
+    """What a check decided.
+
+    Attributes:
+        verdict: the worst of the comparisons: "regressed", "inconclusive", "improved" or "ok".
+        margin: how much slower still counts as equal.
+        max_drop: allowed drop of the metric, in its unit; None where no data was given.
+        size_margin: how much larger a file still counts as equal.
+        workers: measuring processes.
+        control: batch size to the baseline's latency over its own; strays of half the margin make
+            the machine unfit.
+        fit: whether the machine was fit to decide on latencies.
+        explanation: one sentence for a person.
+    """
+
+    verdict: Verdict
+    margin: float
+    max_drop: float | None
+    size_margin: float
+    workers: int
+    control: dict[int, float]
+    fit: bool
+    explanation: str
+
+
 class Report(_Record):
     """Everything that was measured in one run.
 
@@ -208,6 +244,7 @@ class Report(_Record):
     baseline: str
     final: str | None = None
     budget: Budget | None = None
+    gate: Gate | None = None
     arms: list[Arm]
     comparisons: list[Comparison] = []
     candidates: list[Candidate] = []

@@ -22,13 +22,24 @@ class Verdict:
 
     Attributes:
         sentence: what came out, without a full stop.
-        status: "proven", "met", "missed", or "none" where no budget was set.
-        explanation: the budget's own sentence, or an empty string.
+        status: "proven", "met", "missed", or "none" where there is no budget and no gate.
+        label: the status in words, or an empty string.
+        explanation: the budget's or gate's own sentence, or an empty string.
     """
 
     sentence: str
     status: str
+    label: str
     explanation: str
+
+
+_BUDGET = {"proven": "Budget proven", "met": "Budget met, not proven", "missed": "Budget missed"}
+_GATE = {
+    "ok": ("proven", "No regression"),
+    "improved": ("proven", "Improved"),
+    "inconclusive": ("met", "Inconclusive"),
+    "regressed": ("missed", "Regressed"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +60,14 @@ def verdict(report: Report) -> Verdict:
         sentence = f"The final model is the baseline itself, {final.name}"
     else:
         sentence = _gained(report, final)
-    budget = report.budget
+    gate, budget = report.gate, report.budget
+    if gate is not None:
+        status, label = _GATE[gate.verdict]
+        return Verdict(_compared(report), status, label, gate.explanation)
     if budget is None:
-        return Verdict(sentence, "none", "")
-    return Verdict(sentence + _judged(report, budget), budget.status, budget.explanation)
+        return Verdict(sentence, "none", "", "")
+    sentence += _judged(report, budget)
+    return Verdict(sentence, budget.status, _BUDGET[budget.status], budget.explanation)
 
 
 def key_figures(report: Report) -> list[KeyFigure]:
@@ -65,6 +80,12 @@ def key_figures(report: Report) -> list[KeyFigure]:
     cards += [_size_card(report, baseline, arm), _quality_card(report, baseline, arm)]
     cards += [_memory_card(baseline, arm)]
     return [card for card in cards if card]
+
+
+def _compared(report: Report) -> str:
+    """The candidate of a check against its baseline."""
+    candidate = next(arm for arm in report.arms if arm.name != report.baseline)
+    return f"The candidate: {_gained(report, candidate) or 'nothing was compared'}"
 
 
 def _measured(report: Report) -> str:

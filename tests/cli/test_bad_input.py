@@ -137,6 +137,20 @@ KNOWN_MODELS = (
         (["bench", "no.onnx"], "no.onnx: no such file; expected an ONNX model."),
         (["bench", "base", "base"], "bench: name at least one model, and each only once."),
         (
+            ["check", "base", "bad.onnx"],
+            "bad.onnx: not a valid ONNX model: Error parsing message with type 'onnx.ModelProto': "
+            "Wire format was corrupt",
+        ),
+        (
+            ["check", "nowhere", "base"],
+            "nowhere: no such model. On a first run there is nothing to compare with: store the "
+            "candidate as the baseline of the next one.",
+        ),
+        (
+            ["check", "base", "base", "--margin", "2"],
+            "settings: check.margin: Input should be less than 1, found 2.0.",
+        ),
+        (
             ["quantize", "bad.onnx"],
             "--data: name the task; an ONNX file does not say what it was trained on.",
         ),

@@ -23,9 +23,12 @@ import compress
 from compress import cli
 from compress.artifact import ONNX, Card, finish, load_artifact, writing
 from compress.data.task import Task
+from compress.gate import Look
 from compress.models.build import count_parameters
 from compress.models.references import REFERENCES, ModelSpec
 from compress.pipeline import Outcome
+from compress.pipeline import check as gate
+from compress.pipeline.check import CheckConfig
 from compress.report import load_report
 from compress.runtime.onnxruntime import Session
 
@@ -33,7 +36,10 @@ HERE = Path(__file__).parent
 TINY = HERE / "tiny.yaml"
 QUICK = ["batch=1", "threads=1", "workers=1", "rounds=2", "block_ms=0.1"]
 FIT = ["epochs=1", "batch_size=8", "precision=fp32"]
-COMMANDS = ["run", "validate", "report", "train", "prune", "distill", "quantize", "export", "bench"]
+COMMANDS = [
+    *["run", "validate", "report", "train", "prune", "distill", "quantize", "export", "bench"],
+    "check",
+]
 
 
 @dataclass
@@ -242,6 +248,49 @@ def test_bench_without_and_with_data(call: Call, base: Path, tmp_path: Path):
     assert (quality.difference, quality.n) == (0.0, 60)
     assert report.arms[0].quality.value > 0.5
     assert report.measurement["workers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("verdict", "extra", "code"),
+    [
+        ("ok", [], 0),
+        ("improved", [], 0),
+        ("regressed", [], 1),
+        ("inconclusive", [], 3),
+        ("inconclusive", ["--inconclusive", "pass"], 0),
+        ("regressed", ["--inconclusive", "pass"], 1),
+    ],
+)
+def test_check_ends_with_the_verdict_and_its_code(
+    call: Call,
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: str,
+    extra: list[str],
+    code: int,
+):
+    verdicts = [(dict.fromkeys((1, 2), verdict) if verdict != "inconclusive" else {})] * 3
+    monkeypatch.setattr(gate, "decide", lambda *_: verdicts.pop())
+    monkeypatch.setattr(gate, "machine_is_fit", lambda *_: True)
+    monkeypatch.setattr(gate, "LOOKS", [Look(1, 0.01), Look(2, 0.01)])
+    quick = CheckConfig.model_fields
+    monkeypatch.setattr(quick["rounds"], "default", 2)
+    found = call("check", base, base / ONNX, "--batch", 1, "--batch", 2, *extra, "--out", "gate")
+    lines = found.out.splitlines()
+    assert (found.code, found.err) == (
+        code,
+        "1 or 2 processes, as many as a verdict needs\n",
+    )
+    assert re.split(r"  +", lines[0]) == ["Compared", "Baseline", "Candidate", "Change", "Verdict"]
+    rows = [re.split(r"  +", line) for line in lines[2:5]]
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("Latency, batch 1", verdict),
+        ("Latency, batch 2", verdict),
+        ("File", "ok"),
+    ]
+    assert lines[-2].startswith(f"{verdict}: ")
+    assert lines[-1] == "report: gate/report.html"
+    assert load_report(Path("gate/report.json")).gate.verdict == verdict
 
 
 def test_validate(call: Call, tmp_path: Path):

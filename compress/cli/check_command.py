@@ -1,0 +1,110 @@
+"""`compress check`: the regression gate."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress.cli.options import (
+    Device,
+    DeviceOption,
+    JsonOption,
+    OutOption,
+    SeedOption,
+    check_device,
+)
+from compress.cli.screen import gate_table, progress_bars, say
+
+#: Exit codes of the verdicts; "inconclusive" may also be let pass.
+_CODES = {"ok": 0, "improved": 0, "regressed": 1, "inconclusive": 3}
+
+
+class Inconclusive(StrEnum):
+    """What an inconclusive check does to the exit code."""
+
+    fail = "fail"
+    pass_ = "pass"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's command."""
+    app.command(
+        epilog="Exit codes: 0 ok or improved, 1 regressed, 2 wrong use, bad input, 3 inconclusive."
+    )(check)
+
+
+def check(
+    baseline: Annotated[
+        Path, typer.Argument(help="ONNX file, artifact folder, run folder or its report.json.")
+    ],
+    candidate: Annotated[Path, typer.Argument(help="The same, of the model to be judged.")],
+    data: Annotated[
+        str | None, typer.Option(help="Task for its metric; latency and cost alone if left out.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(min=0, help="Allowed drop of the metric.")] = 0.01,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="--max-drop is a share of the baseline's metric.")
+    ] = False,
+    margin: Annotated[
+        float, typer.Option(help="How much slower still counts as equal, as a share.")
+    ] = 0.05,
+    size_margin: Annotated[
+        float, typer.Option(min=0, help="The same for bytes, parameters and MACs.")
+    ] = 0.01,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Samples a call; may be repeated. [default: 1]")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    inconclusive: Annotated[
+        Inconclusive, typer.Option(help="Whether an inconclusive check passes.")
+    ] = Inconclusive.fail,
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether the candidate is slower, worse or larger than the baseline: the gate for CI."""
+    from compress.pipeline.check import CheckConfig
+    from compress.pipeline.check import check as run_check
+    from compress.recipe.settings import validated
+
+    config = validated(
+        CheckConfig,
+        {
+            "margin": margin,
+            "max_drop": max_drop,
+            "relative": relative,
+            "size_margin": size_margin,
+            "batch": tuple(batch or [1]),
+            "threads": threads,
+        },
+        "check",
+    )
+    check_device(device)
+    with progress_bars(enabled=not as_json) as progress:
+        report = run_check(
+            baseline,
+            candidate,
+            config,
+            data=data,
+            device=device.value,
+            seed=seed,
+            out=out,
+            progress=progress,
+            tell=(lambda _: None) if as_json else say,
+        )
+    assert report.gate is not None
+    if as_json:
+        print(report.model_dump_json(indent=1))
+    else:
+        print(gate_table(report))
+        print(report.gate.explanation)
+        if out:
+            print(f"report: {out / 'report.html'}")
+    code = _CODES[report.gate.verdict]
+    if report.gate.verdict == "inconclusive" and inconclusive is Inconclusive.pass_:
+        code = 0
+    raise typer.Exit(code)
