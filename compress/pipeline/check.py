@@ -6,6 +6,7 @@ day, would be the difference. What is stored and compared is the baseline's mode
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,8 +112,8 @@ def check(
     task = load_task(data) if data else None
     rows = feeds(task.validation) if task else None
     files = {name: artifact.onnx for name, artifact in artifacts.items()}
-    arms, scores = describe(artifacts, task, config.bench(1), device, seed, progress, out)
     _check_alike(files, device)
+    arms, scores = describe(artifacts, task, config.bench(1), device, seed, progress, out)
     *earlier, last = (look.workers for look in LOOKS)
     tell(f"{', '.join(map(str, earlier))} or {last} processes, as many as a verdict needs")
     timed = _time(files, config, rows, device, seed, progress)
@@ -129,7 +130,7 @@ def check(
     report = Report(
         tool_version=compress.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=f"compress check {baseline} {candidate}" + (f" --data {data}" if data else ""),
+        command=_command(baseline, candidate, config, data, device, seed),
         title=f"{candidate} against {baseline}",
         machine=machine(),
         recipe={"check": settings},
@@ -144,6 +145,23 @@ def check(
     if out is not None:
         write_report(report, out)
     return report
+
+
+def _command(
+    baseline: Path, candidate: Path, config: CheckConfig, data: str | None, device: str, seed: int
+) -> str:
+    """The command line that repeats a check."""
+    words = ["compress", "check", str(baseline), str(candidate)]
+    words += ["--data", data] if data else []
+    for name in ("margin", "max_drop", "size_margin", "threads"):
+        if (value := getattr(config, name)) != CheckConfig.model_fields[name].default:
+            words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+    words += ["--relative"] if config.relative else []
+    if config.batch != (1,):
+        words += [word for batch in config.batch for word in ("--batch", str(batch))]
+    words += ["--device", device] if device != "cpu" else []
+    words += ["--seed", str(seed)] if seed else []
+    return shlex.join(words)
 
 
 def find_model(path: Path) -> Artifact:

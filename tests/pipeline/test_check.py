@@ -113,7 +113,11 @@ def test_a_machine_that_differs_from_itself_decides_nothing(
 
 
 def test_a_wider_margin_lets_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert run(Machine(1.2), monkeypatch, tmp_path, margin=0.3).gate.verdict == "ok"
+    report = run(Machine(1.2), monkeypatch, tmp_path, margin=0.3, batch=(1, 8), relative=True)
+    assert report.gate.verdict == "ok"
+    model = tmp_path / "a.onnx"
+    command = f"compress check {model} {model} --margin 0.3 --relative --batch 1 --batch 8"
+    assert report.command == command
 
 
 def test_costs_are_exact_and_have_a_margin_of_their_own(
