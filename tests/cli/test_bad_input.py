@@ -138,8 +138,8 @@ KNOWN_MODELS = (
         (["bench", "base", "base"], "bench: name at least one model, and each only once."),
         (
             ["check", "base", "bad.onnx"],
-            "bad.onnx: not a valid ONNX model: Error parsing message with type 'onnx.ModelProto': "
-            "Wire format was corrupt",
+            "bad.onnx: onnxruntime cannot load it: [ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load "
+            "model from bad.onnx failed:Protobuf parsing failed.",
         ),
         (
             ["check", "nowhere", "base"],
