@@ -138,8 +138,8 @@ KNOWN_MODELS = (
         (["bench", "base", "base"], "bench: name at least one model, and each only once."),
         (
             ["check", "base", "bad.onnx"],
-            "bad.onnx: onnxruntime cannot load it: [ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load "
-            "model from bad.onnx failed:Protobuf parsing failed.",
+            "bad.onnx: onnxruntime cannot load it: [ONNXRuntimeError] : 7 : INVALID_PROTOBUF : "
+            "Load model from bad.onnx failed:Protobuf parsing failed.",
         ),
         (
             ["check", "nowhere", "base"],
