@@ -1,7 +1,7 @@
 """Whether a candidate is slower than its baseline, decided by exact tests over worker processes.
 
-One identical model loaded twice differs by a percent or more: every load has a bias of its own, and
-calls within one process cannot average it out. So a process is one replicate, and the test is the
+Every load of a model has a bias of its own, which calls within one process cannot average out
+(Kalibera & Jones, 2013). So a process is one replicate, and the test is the
 exact signed-rank test over processes. It is looked at three times, each look with a part of the
 allowed error, so that a clear case is done after eight processes.
 

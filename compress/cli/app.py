@@ -24,7 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 budget missed or a stage without effect, 2 wrong use, bad input.",
+    epilog="Exit codes: 0 done, 1 regressed, budget missed or a stage without effect, 2 wrong use, "
+    "bad input, 3 inconclusive.",
 )
 for module in (run_commands, stage_commands, inspect_commands, check_command, look_commands):
     module.register(app)

@@ -125,7 +125,7 @@ def test_costs_are_exact_and_have_a_margin_of_their_own(
 ):
     monkeypatch.setattr(gate, "measure", Machine(1.0).measure)
     small, large = write(tmp_path / "small.onnx"), write(tmp_path / "large.onnx", width=5)
-    with pytest.raises(ShapeMismatch, match=r"takes|different inputs"):
+    with pytest.raises(ShapeMismatch, match="take different inputs"):
         check(small, write(tmp_path / "other.onnx", name="x"), CheckConfig())
     more = check(small, large, CheckConfig())
     size = more.comparison(gate.CANDIDATE, "size")
