@@ -78,7 +78,7 @@ def results_table(report: Report, width: int | None = None) -> str:
 
 def gate_table(report: Report) -> str:
     """What a check compared, a line each."""
-    from compress.report.tables import gate_table as cells
+    from compress.report.gate_table import gate_table as cells
 
     table = cells(report)
     rows = [[column.heading for column in table.columns]]

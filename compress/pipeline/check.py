@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 import compress
-from compress.artifact import CARD, Artifact, digest, load_artifact, wrap_onnx
+from compress.artifact import digest
 from compress.data.references import load_task
-from compress.errors import InputError, ShapeMismatch
+from compress.errors import ShapeMismatch
 from compress.gate import LOOKS, decide, machine_is_fit
 from compress.measure.config import BenchConfig, Count
 from compress.measure.latency import CONTROL, Batches, Measured, measure
@@ -27,15 +27,15 @@ from compress.measure.quality import feeds
 from compress.pipeline.bench import describe
 from compress.pipeline.benchmark import measurement
 from compress.pipeline.compare import Scores, compare
+from compress.pipeline.find import find_model
 from compress.pipeline.pages import write_report
 from compress.progress import Progress, quiet
 from compress.report.formatting import metric_format
-from compress.report.schema import Arm, Comparison, Gate, Report, Verdict, load_report
+from compress.report.schema import Arm, Comparison, Gate, Report, Verdict
 from compress.runtime.onnxruntime import Session
 from compress.stats import ratio_interval, samples_for_proof
 
 BASELINE, CANDIDATE = "baseline", "candidate"
-_REPORT = "report.json"
 
 
 class CheckConfig(BaseModel):
@@ -162,33 +162,6 @@ def _command(
     words += ["--device", device] if device != "cpu" else []
     words += ["--seed", str(seed)] if seed else []
     return shlex.join(words)
-
-
-def find_model(path: Path) -> Artifact:
-    """The model that a path means: a file, an artifact, or the final one of a run.
-
-    Raises:
-        InputError: there is none.
-    """
-    folder = path.parent if path.name == _REPORT else path
-    if path.suffix == ".onnx":
-        return wrap_onnx(path)
-    if (folder / CARD).is_file() or not (folder / _REPORT).is_file():
-        if not path.exists():
-            raise InputError(
-                f"{path}: no such model. On a first run there is nothing to compare with: store "
-                "the candidate as the baseline of the next one."
-            )
-        return load_artifact(folder)
-    report = load_report(folder / _REPORT)
-    arm = report.arm(report.final or report.baseline)
-    file = folder / arm.file
-    if not file.is_file():
-        raise InputError(
-            f"{folder / _REPORT}: its model {arm.file} is not there. Latencies stored in a report "
-            "are of another moment or machine and are not compared: keep the model beside it."
-        )
-    return load_artifact(file.parent) if (file.parent / CARD).is_file() else wrap_onnx(file)
 
 
 def _check_alike(files: dict[str, Path], device: str) -> None:

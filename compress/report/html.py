@@ -19,6 +19,7 @@ from compress.report.branches import branch_steps
 from compress.report.drawing import legend_marker
 from compress.report.formatting import fact, size
 from compress.report.gains import batches, report_metric
+from compress.report.gate_table import gate_table
 from compress.report.pictures import (
     NAMED_AT_MOST,
     accuracy_against_latency,
@@ -51,7 +52,7 @@ def render_html(report: Report) -> str:
             keyed=len(points) > NAMED_AT_MOST,
             branches=branches if axis else [],
             axis=axis,
-            gate=tables.gate_table(report),
+            gate=gate_table(report),
             arms=tables.arms_table(report).without_empty_columns(),
             candidates=tables.candidates_table(report),
             operators=tables.operators_table(report),

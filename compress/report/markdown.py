@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from compress.report import tables
+from compress.report.gate_table import gate_table
 from compress.report.schema import Report
 from compress.report.tables import Cell, Table
 from compress.report.verdict import Verdict, verdict
@@ -19,7 +20,7 @@ def render_markdown(report: Report) -> str:
     if said.explanation:
         parts.append(escape(said.explanation))
     if report.gate is not None:
-        parts.append(_table(tables.gate_table(report)))
+        parts.append(_table(gate_table(report)))
     parts.append(_table(tables.arms_table(report).without_empty_columns(brief=True)))
     if report.candidates:
         parts += ["## Candidates", _table(tables.candidates_table(report))]

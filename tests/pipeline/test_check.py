@@ -16,7 +16,8 @@ from compress.gate import LOOKS
 from compress.measure.config import BenchConfig
 from compress.measure.latency import CONTROL, Measured
 from compress.pipeline import check as gate
-from compress.pipeline.check import CheckConfig, check, find_model
+from compress.pipeline.check import CheckConfig, check
+from compress.pipeline.find import find_model
 from compress.report import load_report, render_html, render_markdown
 from compress.report.schema import Comparison, Report
 

@@ -1,0 +1,80 @@
+"""The table of a check, for the HTML page, for Markdown and for the terminal alike."""
+
+from __future__ import annotations
+
+from compress.report import formatting
+from compress.report.formatting import DASH
+from compress.report.gains import report_metric
+from compress.report.schema import Arm, Comparison, Report
+from compress.report.tables import Cell, Column, Table
+
+
+def gate_table(report: Report) -> Table:
+    """What a check compared: both figures, the change with its interval, and the verdict."""
+    columns = [
+        Column("Compared", numeric=False, brief=True),
+        Column("Baseline", brief=True),
+        Column("Candidate", brief=True),
+        Column("Change", brief=True),
+        Column("Verdict", numeric=False, brief=True),
+    ]
+    if report.gate is None:
+        return Table(columns)
+    return Table(columns, [_gate_row(report, entry) for entry in report.comparisons])
+
+
+def _gate_row(report: Report, entry: Comparison) -> list[Cell]:
+    arms = [report.arm(name) for name in (entry.baseline, entry.candidate)]
+    name, figures = _compared(entry, arms)
+    return [
+        Cell(name),
+        *(Cell(figure) for figure in figures),
+        Cell(_change(report, entry)),
+        Cell("", tags=(entry.verdict,)),
+    ]
+
+
+def _compared(entry: Comparison, arms: list[Arm]) -> tuple[str, list[str]]:
+    """What a comparison is about, and the figure of each arm."""
+    if entry.what == "latency":
+        assert entry.batch is not None
+        points = [arm.best_latency(entry.batch) for arm in arms]
+        figures = [formatting.milliseconds(point.median_ms) if point else DASH for point in points]
+        return f"Latency, batch {entry.batch}", figures
+    if entry.what == "quality":
+        cells = [_quality(arm) for arm in arms]
+        quality = arms[0].quality
+        name = formatting.metric_format(quality.metric).heading if quality else "Quality"
+        return f"{name}, test split", cells
+    if entry.what == "size":
+        return "File", [formatting.size(arm.size_bytes) for arm in arms]
+    if entry.what == "int8":
+        return "Operators in int8", [str(arm.int8_nodes) for arm in arms]
+    if entry.what == "parameters":
+        return "Parameters", [formatting.count(arm.parameters) for arm in arms]
+    return "MACs, one sample", [formatting.magnitude(arm.macs) for arm in arms]
+
+
+def _change(report: Report, entry: Comparison) -> str:
+    if entry.what == "int8":
+        return f"{-round(entry.difference or 0):+d}"
+    if entry.what == "quality":
+        metric = report_metric(report)
+        if metric is None or entry.difference is None:
+            return DASH
+        n = entry.n or 1
+        bounds = f" {metric.interval(entry.interval, n)}" if entry.interval else ""
+        return (
+            f"{metric.change} {metric.difference(entry.difference, n)} {metric.unit}".rstrip()
+            + bounds
+        )
+    if entry.ratio is None:
+        return DASH
+    bounds = f" [{entry.interval[0]:.3f}, {entry.interval[1]:.3f}]" if entry.interval else ""
+    return f"{entry.ratio:.3f} ×{bounds}"
+
+
+def _quality(arm: Arm) -> str:
+    if arm.quality is None:
+        return DASH
+    return formatting.metric_format(arm.quality.metric).value(arm.quality.value, arm.quality.n)
