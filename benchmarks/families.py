@@ -1,6 +1,6 @@
 """Recurrent networks and Transformers from nothing to the report, against their goals.
 
-    python -m benchmarks.families                 every recipe below, about 40 minutes
+    python -m benchmarks.families                 every recipe below, about 45 minutes
     python -m benchmarks.families rnn forecast    only these; run nothing beside it
 
 Stores each report and its verdicts in benchmarks/results/<recipe>.json.

@@ -101,7 +101,7 @@ def check(
         print(report.model_dump_json(indent=1))
     else:
         print(gate_table(report))
-        print(report.gate.explanation)
+        print("\n".join([report.gate.explanation, *report.notes]))
         if out:
             print(f"report: {out / 'report.html'}")
     code = _CODES[report.gate.verdict]

@@ -36,6 +36,10 @@ from compress.runtime.onnxruntime import Session
 from compress.stats import ratio_interval, samples_for_proof
 
 BASELINE, CANDIDATE = "baseline", "candidate"
+_NO_DATA = (
+    "No data was given: accuracy was not compared, inputs are random, and every open dimension but "
+    "the batch is 1, which makes a sequence one step long."
+)
 
 
 class CheckConfig(BaseModel):
@@ -140,7 +144,7 @@ def check(
         arms=arms,
         comparisons=comparisons,
         measurement=measurement(bench, timed.measured, device),
-        notes=[] if task else ["No data was given: inputs are random, accuracy was not compared."],
+        notes=[] if task else [_NO_DATA],
     )
     if out is not None:
         write_report(report, out)

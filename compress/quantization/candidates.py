@@ -58,7 +58,9 @@ def makers(
         found["static, fused"] = _static(fused, samples, config, convolutions=convolutions)[
             "static"
         ]
-        found["dynamic, fused"] = lambda path: quantize_dynamic_int8(fused, path)
+        found["dynamic, fused"] = lambda path: quantize_dynamic_int8(
+            fused, path, per_channel=config.per_channel
+        )
     if config.method == "best" and "LSTM" in kinds:
         found["dynamic, one scale a matrix"] = lambda path: quantize_dynamic_int8(
             prepared, path, per_channel=False

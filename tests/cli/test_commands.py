@@ -288,7 +288,8 @@ def test_check_ends_with_the_verdict_and_its_code(
         ("Latency, batch 2", verdict),
         ("File", "ok"),
     ]
-    assert lines[-2].startswith(f"{verdict}: ")
+    assert lines[-3].startswith(f"{verdict}: ")
+    assert lines[-2].startswith("No data was given: accuracy was not compared")
     assert lines[-1] == "report: gate/report.html"
     assert load_report(Path("gate/report.json")).gate.verdict == verdict
 
