@@ -12,7 +12,8 @@ from compress.data.task import Task
 from compress.measure.latency import Measured
 from compress.recipe import BudgetConfig
 from compress.report.formatting import metric_format
-from compress.report.schema import Arm, Budget, Interval, Report, Verdict
+from compress.report.record import Interval
+from compress.report.schema import Arm, Budget, Report, Verdict
 from compress.stats import paired_drop, samples_for_proof
 
 #: Latencies closer than this count as equal on a shared machine; the smaller file then wins.

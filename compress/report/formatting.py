@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compress.report.schema import Interval
+from compress.report.record import Interval
 
 DASH = "–"
 MINUS = "−"

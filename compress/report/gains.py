@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.report.formatting import MetricFormat, interval, metric_format, number, times
-from compress.report.schema import Arm, Comparison, Interval, Report
+from compress.report.record import Interval
+from compress.report.schema import Arm, Comparison, Report
 
 
 @dataclass(frozen=True)

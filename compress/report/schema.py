@@ -9,22 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from compress.errors import InputError
+from compress.report.record import Interval, Record
 
 SCHEMA_VERSION: Final = 1
 
-Interval = tuple[float, float]
 Verdict = Literal["ok", "improved", "regressed", "inconclusive"]
 Figure = Literal["latency", "quality", "size", "parameters", "macs", "int8"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Quality(_Record):
+class Quality(Record):
     """How right an arm is on one split.
 
     Attributes:
@@ -44,7 +40,7 @@ class Quality(_Record):
     details: dict[str, float] = {}
 
 
-class Latency(_Record):
+class Latency(Record):
     """Time of one call at one batch size and thread count.
 
     Attributes:
@@ -68,7 +64,7 @@ class Latency(_Record):
     workers_ms: list[float]
 
 
-class Arm(_Record):
+class Arm(Record):
     """One model on one runtime and device.
 
     Attributes:
@@ -125,7 +121,7 @@ class Arm(_Record):
         return min(points, key=lambda point: point.median_ms, default=None)
 
 
-class Comparison(_Record):
+class Comparison(Record):
     """One arm against another, on the same samples or in the same interleaved run.
 
     Attributes:
@@ -151,7 +147,7 @@ class Comparison(_Record):
     verdict: Verdict
 
 
-class Candidate(_Record):
+class Candidate(Record):
     """One of the models that a stage built, measured and kept or refused.
 
     Attributes:
@@ -173,7 +169,7 @@ class Candidate(_Record):
     size_bytes: int | None = None
 
 
-class Budget(_Record):
+class Budget(Record):
     """What the user allowed, and whether it was kept.
 
     Attributes:
@@ -191,7 +187,7 @@ class Budget(_Record):
     explanation: str
 
 
-class Gate(_Record):
+class Gate(Record):
     """What a check decided.
 
     Attributes:
@@ -216,7 +212,7 @@ class Gate(_Record):
     explanation: str
 
 
-class Report(_Record):
+class Report(Record):
     """Everything that was measured in one run.
 
     Attributes:
