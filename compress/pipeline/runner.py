@@ -246,7 +246,8 @@ def _finish_onnx(
         "test": run_onnx(session, task.test),
     }
     if inputs.parent is not None and inputs.parent.card.kind != "pretrain":
-        before = run_onnx(Session(inputs.parent.onnx, context.device), task.validation)
+        parent = Session(inputs.parent.onnx, context.device, context.threads)
+        before = run_onnx(parent, task.validation)
         change = np.abs(before - outputs["validation"])
         evidence["output_change"] = {"max": float(change.max()), "mean": float(change.mean())}
     return evidence, qualities(task, outputs)

@@ -129,6 +129,7 @@ def quantize(
             goal,
             stage="",
             device=context.device,
+            threads=context.threads,
             progress=context.progress,
         )
         if chosen is None and config.method != "best":

@@ -85,7 +85,7 @@ def _agreement(teacher: Path, model: nn.Module, context: Context) -> float:
     of the teacher's variance that the student explains.
     """
     split = context.task.validation
-    expected = run_onnx(Session(teacher, context.device), split)
+    expected = run_onnx(Session(teacher, context.device, context.threads), split)
     found = predict(model, split)
     if context.task.kind == "regression":
         return float(1 - ((expected - found) ** 2).mean() / expected.var())

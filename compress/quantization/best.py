@@ -117,12 +117,14 @@ def choose(
     *,
     stage: str,
     device: str = "cpu",
+    threads: int = 1,
     progress: Progress = quiet,
 ) -> tuple[str | None, list[Candidate]]:
     """Measure all candidates beside their input and choose one.
 
     Args:
         source: the stage's input, which a candidate must not be slower than.
+        threads: for the answers to the validation split, which are not timed.
 
     Returns:
         Name of the chosen candidate, None where the input itself stays, and the account of all.
@@ -137,13 +139,14 @@ def choose(
         progress=progress,
         label="candidates",
     )
-    reference = _scores(goal.reference, task, device)
+    reference = _scores(goal.reference, task, device, threads)
     if goal.relative:
         goal = replace(goal, max_drop=goal.max_drop * abs(float(reference.mean())))
     metric = metric_format(task.metric.name, task.metric.higher_is_better)
     found: dict[str, Candidate] = {}
     for name, path in arms.items():
-        drop, _ = paired_drop(reference, _scores(path, task, device), task.metric.higher_is_better)
+        scores = _scores(path, task, device, threads)
+        drop, _ = paired_drop(reference, scores, task.metric.higher_is_better)
         ratio = measured.overall("fp32 input", name) if name != "fp32 input" else 1.0
         found[name] = Candidate(
             stage=stage,
@@ -163,8 +166,8 @@ def choose(
     return (None if chosen == "fp32 input" else chosen), account + failed
 
 
-def _scores(path: Path, task: Task, device: str) -> npt.NDArray[np.float64]:
-    outputs = run_onnx(Session(path, device), task.validation)
+def _scores(path: Path, task: Task, device: str, threads: int) -> npt.NDArray[np.float64]:
+    outputs = run_onnx(Session(path, device, threads), task.validation)
     check_outputs(task, outputs, task.validation)
     return task.metric.score(outputs, task.validation.targets.numpy())
 

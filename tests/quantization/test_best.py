@@ -50,7 +50,7 @@ class Stage:
             blocks = {(arm, 1, 1): np.full((4, 6), 1e6 * arms[arm][0]) for arm in timed}
             return Measured(blocks, dict.fromkeys(blocks, 1))
 
-        def scores(path: Path, task: Task, device: str) -> np.ndarray:
+        def scores(path: Path, task: Task, device: str, threads: int) -> np.ndarray:
             return (np.arange(100) < hits[path]).astype(float)
 
         self.monkeypatch.setattr(best, "measure", measure)
