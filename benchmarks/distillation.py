@@ -1,13 +1,12 @@
 """Whether a taught student is better than the same student alone, over seeds, for each family.
 
-    compress run recipes/rnn.yaml                         makes the teacher, in runs/rnn
-    python -m benchmarks.distillation rnn                 a family, or several
-    python -m benchmarks.distillation rnn --seeds 12
+    python -m benchmarks.distillation                     every family, about an hour
+    python -m benchmarks.distillation rnn --seeds 12      a family, or several
 
-Both students of a seed start from the same weights. They are trained as the recipe's stages
-`student` and `student-alone` say, for as many epochs of as much data: one sees labels, the other
-the teacher's answers as well. Test figures are paired by seed: mean gain, Student's t interval,
-exact signed-rank p.
+The teacher is the recipe's, kept in runs/distillation. Both students of a seed start from the same
+weights. They are trained as the recipe's stages `student` and `student-alone` say, for as many
+epochs of as much data: one sees labels, the other the teacher's answers as well. Test figures are
+paired by seed: mean gain, Student's t interval, exact signed-rank p.
 """
 
 from __future__ import annotations
@@ -23,13 +22,16 @@ import torch
 from scipy import stats
 from torch import nn
 
-from compress.artifact import load_artifact
+from compress.artifact import Artifact, load_artifact
 from compress.data.references import load_task
 from compress.data.task import Task
 from compress.distillation.soft_targets import soft_target_loss
 from compress.distillation.teacher import Views, taught_batches
+from compress.measure.config import BenchConfig
 from compress.models.build import build
 from compress.models.references import resolve
+from compress.pipeline.runner import run
+from compress.recipe import Recipe
 from compress.recipe.parse import load_recipe
 from compress.training.batches import Batches, LabelledBatches
 from compress.training.config import FitConfig
@@ -46,8 +48,8 @@ class Family:
     """What is changed in a recipe for this question.
 
     Attributes:
-        overrides: of the recipe. The digits' student behind a convolution needs no teacher: there
-            a smaller one takes its place.
+        overrides: of the recipe. Where its student is as good alone, which the README says, a
+            weaker one takes its place.
         share: of the training split that both arms get, to be done within minutes.
     """
 
@@ -73,7 +75,7 @@ def main() -> None:
     """Run the named families and store what came out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("families", nargs="*", default=list(FAMILIES))
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of finished runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs/distillation"), help="teachers")
     parser.add_argument("--seeds", type=int, default=6)
     arguments = parser.parse_args()
     for name in arguments.families:
@@ -83,13 +85,12 @@ def main() -> None:
         RESULTS.write_text(json.dumps(stored | {name: found}, indent=1) + "\n")
 
 
-def compare(name: str, family: Family, run: Path, seeds: int) -> dict[str, Any]:
+def compare(name: str, family: Family, folder: Path, seeds: int) -> dict[str, Any]:
     """Both arms for every seed, and the paired gain on the test split."""
     recipe = load_recipe(Path(f"recipes/{name}.yaml"), family.overrides)
     stages = {stage.name: stage.config for stage in recipe.stages}
     taught, alone = stages["student"], stages["student-alone"]
-    (folder,) = run.glob(f"*-{taught.teacher}")
-    teacher, task = load_artifact(folder).onnx, load_task(recipe.task)
+    teacher, task = make_teacher(recipe, taught.teacher, folder).onnx, load_task(recipe.task)
     some = torch.arange(round(family.share * len(task.train)))
     task = replace(task, train=task.train.subset(some))
     student = dict(taught.student) if isinstance(taught.student, dict) else {"name": taught.student}
@@ -131,6 +132,14 @@ def compare(name: str, family: Family, run: Path, seeds: int) -> dict[str, Any]:
         "p_signed_rank_one_sided": float(stats.wilcoxon(gains, alternative="greater").pvalue),
         "runs": runs,
     }
+
+
+def make_teacher(recipe: Recipe, name: str, out: Path) -> Artifact:
+    """The recipe's stages up to its teacher; kept ones are taken."""
+    last = next(place for place, stage in enumerate(recipe.stages) if stage.name == name)
+    bench = replace(recipe.stages[-1], config=BenchConfig(batch=(1,), workers=1, rounds=2))
+    run(replace(recipe, stages=(*recipe.stages[: last + 1], bench)), out)
+    return load_artifact(out / f"{last + 1}-{name}")
 
 
 def _scores(task: Task, model: nn.Module) -> dict[str, float]:
