@@ -89,8 +89,10 @@ class Front(nn.Module):
             vectors = vectors + self.mix(read.flatten(2))
         if self.convolution is None:
             return vectors, lengths
-        if mask is not None:
+        if mask is not None and self.tokens is None:
             vectors = vectors.masked_fill(~mask.unsqueeze(2), 0.0)  # also where padding is NaN
+        elif mask is not None:
+            vectors = vectors * mask.unsqueeze(2).to(vectors.dtype)  # a third of the time in ONNX
         kernel, stride = self.config.front_kernel, self.config.front_stride
         left = (kernel - 1) // 2  # with kernel - 1 zeros in all, ⌈time / stride⌉ steps come out
         padded = F.pad(vectors.transpose(1, 2), (left, kernel - 1 - left))
@@ -129,7 +131,7 @@ class Wide(nn.Module):
         else:
             heard = self.dropout(valid_steps(lengths, tokens.shape[1]).to(said.dtype))
             count = lengths.unsqueeze(1).to(said.dtype)
-        total: Tensor = (said * heard.view(*heard.shape, 1, 1)).sum(dim=(1, 2))
+        total: Tensor = (said * heard[:, :, None, None]).sum(dim=(1, 2))
         return total * (_WIDE_SCALE * count.rsqrt())
 
 
@@ -150,7 +152,8 @@ def ngram_rows(tokens: Tensor, orders: Mapping[int, int]) -> Tensor:
     padded = F.pad(tokens, (longest - 1, 0))
     steps = torch.arange(tokens.shape[1], device=device).unsqueeze(1)
     places = steps + torch.arange(longest - 1, -1, -1, device=device)  # a token, the one before, …
-    windows = padded[:, places]
+    # One Gather in ONNX, where an index in brackets would be a GatherND between two transposes.
+    windows = padded.index_select(1, places.flatten()).unflatten(1, (-1, longest))
     primes = torch.tensor(
         [[_PRIMES[place] if place < order else 0 for order in orders] for place in range(longest)],
         device=device,
