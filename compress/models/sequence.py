@@ -153,7 +153,7 @@ def ngram_rows(tokens: Tensor, orders: Mapping[int, int]) -> Tensor:
     steps = torch.arange(tokens.shape[1], device=device).unsqueeze(1)
     places = steps + torch.arange(longest - 1, -1, -1, device=device)  # a token, the one before, …
     # One Gather in ONNX, where an index in brackets would be a GatherND between two transposes.
-    windows = padded.index_select(1, places.flatten()).unflatten(1, (-1, longest))
+    windows: Tensor = padded.index_select(1, places.flatten()).unflatten(1, (-1, longest))
     primes = torch.tensor(
         [[_PRIMES[place] if place < order else 0 for order in orders] for place in range(longest)],
         device=device,

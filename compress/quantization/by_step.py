@@ -1,10 +1,8 @@
 """GRU and RNN in int8, which onnxruntime has no operator for: one step as a small graph, in a Scan.
 
 The product with the input is one product over all steps; what is left in each step is the product
-with the state, in int8, and the gates. onnxruntime's Scan costs about 0.4 µs an operator and step,
-so that this pays for batches and for wide layers. Against its own GRU with one sample: 0.35 × the
-speed with 128 units, 0.9 to 1.1 × with 256, 4 × with 512; with a batch of 32 1.6 to 2 ×. Against
-its own RNN: 0.5 × with 128 units and one sample, 0.9 × with 256; over 4 × with a batch of 32.
+with the state, in int8, and the gates. onnxruntime's Scan has a cost for each operator and step,
+so that this pays for batches and for wide layers (`benchmarks/recurrent_int8.py` has the figures).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Dynamic int8: int8 weights, and activations that each call quantizes by their own range.
 
 onnxruntime's `quantize_dynamic` is left to convolutions. It has one setting for a whole graph,
-while products want signed weights (1.3 to 2 times as fast as the unsigned ones that convolutions
-need), small products none at all, and an embedding a scale for each of its rows.
+while products want signed weights (faster than the unsigned ones that convolutions need), small
+products none at all, and an embedding a scale for each of its rows.
 
-`per_channel` halves the error of a trained LSTM, and costs it 5 % with one sample, nothing in
-batches; an embedding takes 3 µs more a call. Without it, one scale serves all, as by onnxruntime.
+`per_channel` makes the error of a trained LSTM smaller and costs a little time with one sample, so
+that `best` measures an LSTM both ways. Without it, one scale serves all, as by onnxruntime.
 """
 
 from __future__ import annotations

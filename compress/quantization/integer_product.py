@@ -9,8 +9,8 @@ from onnx import NodeProto
 from compress.quantization.editing import MICROSOFT, Converter, Edit, attributes
 from compress.quantization.weight_only import quantize_symmetric
 
-#: Values of a weight below which int8 costs a product more than it saves: measured with 1 and 32
-#: rows, 128 × 64 values are 15 % slower and 20 % faster, half as many are slower in both.
+#: Values of a weight below which int8 costs a product more than it saves: 128 × 64 of them lose a
+#: little with one row and gain with 32, half as many lose with both.
 LEAST_PRODUCT = 8192
 
 

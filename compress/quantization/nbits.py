@@ -1,9 +1,8 @@
 """Weights of 4 bits in blocks, by onnxruntime's MatMulNBits and GatherBlockQuantized.
 
 The smallest file there is: with its share of a scale a weight takes 5 bits. Every 32 of a column
-share one, and a call quantizes activations to int8 in such blocks, too. Against fp32, with AVX-512
-VNNI, Transformers 128 to 384 wide have 1.0 to 1.2 × the speed, where dynamic int8 has 1.8 to 2.8 ×.
-8 bits in blocks gave 1.1 to 1.6 × in a file of int8's size, which is no gain.
+share one, and a call quantizes activations to int8 in such blocks, too. It is slower than dynamic
+int8 (`benchmarks/transformer_int8.py`); 8 bits in blocks were, too, in a file of int8's size.
 """
 
 from __future__ import annotations
