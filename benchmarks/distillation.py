@@ -61,11 +61,20 @@ FAMILIES = {
     "rnn": Family(
         (
             "student.student={name: lstm, widths: [20]}",
-            "student.epochs=30",
-            "student-alone.epochs=30",
+            "student.epochs=60",
+            "student-alone.epochs=60",
+        ),
+        share=0.2,
+    ),
+    "transformer": Family(
+        (
+            "student.student={name: transformer-small}",
+            "student.table_rate=1",
+            "student-alone.table_rate=1",
+            "student.epochs=6",
+            "student-alone.epochs=6",
         )
     ),
-    "transformer": Family(),
     "gpt": Family(share=0.25),
     "forecast": Family(),
 }
