@@ -137,8 +137,10 @@ def quantile_interval(
         for q = 0.9, 59 for 0.95, 299 for 0.99).
     """
     ordered, tail = np.sort(np.asarray(values, dtype=float)), (1 - confidence) / 2
-    below = stats.binom(len(ordered), q)
-    low, high = int(below.ppf(tail)), int(below.ppf(1 - tail)) + 1  # ranks, the smallest is 1
+    if not len(ordered):
+        return None
+    below = stats.binom.ppf([tail, 1 - tail], len(ordered), q)
+    low, high = int(below[0]), int(below[1]) + 1  # ranks, the smallest is 1
     if low < 1 or high > len(ordered):
         return None
     return float(ordered[low - 1]), float(ordered[high - 1])

@@ -16,6 +16,8 @@ from compress import errors
 from compress.errors import CompressError, InputError, WorkerFailed
 from compress.measure.worker import FAILED
 
+#: What a worker runs, behind the interpreter.
+_WORKER = ("-m", "compress.measure.worker")
 #: Seconds between two looks at whether a worker still lives.
 _LOOK = 5.0
 
@@ -56,22 +58,21 @@ def run_worker(job: dict[str, Any], timeout: float, folder: Path) -> Any:
     """
     trace = folder / "trace"
     trace.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "compress.measure.worker"],
+    with subprocess.Popen(
+        [sys.executable, *_WORKER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(max(job["threads"])),
-    )
-    try:
-        out, err = _talk(process, json.dumps(job | {"trace": str(trace)}), trace, timeout)
-    except TimeoutError:
-        reason = f"the process hung for {timeout:g} s and was stopped"
-        raise ArmFailed(_arm(job, trace), reason, None) from None
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            out, err = _talk(process, json.dumps(job | {"trace": str(trace)}), trace, timeout)
+        except TimeoutError:
+            reason = f"the process hung for {timeout:g} s and was stopped"
+            raise ArmFailed(_arm(job, trace), reason, None) from None
+        finally:
+            process.kill()
     if process.returncode:
         reason, cause = _reason(process.returncode, err)
         raise ArmFailed(_arm(job, trace), reason, cause)

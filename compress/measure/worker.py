@@ -143,7 +143,7 @@ class _Cell:
             "load_ns": self.load_ns,
             "first_call_ns": self.first_call_ns,
             "unstable": self.block.unstable,
-            "single_ns": single[:: 1 + (len(single) - 1) // _KEPT_CALLS],
+            "single_ns": single[:: 1 + len(single) // _KEPT_CALLS],
         }
 
 
