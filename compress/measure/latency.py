@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def measure(
                 continue
             found.answers.append((coin, answer))
             progress(label, worker + 1, config.workers)
-    return found.measured(failed)
+    return found.measured([arm["name"] for arm in named], failed)
 
 
 def measure_memory(
@@ -130,9 +129,9 @@ class _Found:
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, Any]]] = []
 
-    def measured(self, failed: dict[str, str]) -> Measured:
-        """All figures; without those of arms that failed later on."""
-        entries: dict[Cell, list[dict[str, Any]]] = defaultdict(list)
+    def measured(self, names: list[str], failed: dict[str, str]) -> Measured:
+        """All figures, arms in the order they were given; without those that failed later on."""
+        entries: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in self._cells(names)}
         for _, answer in self.answers:
             for entry in answer["cells"]:
                 if entry["arm"] not in failed:
@@ -152,6 +151,15 @@ class _Found:
             tuple(_worker(coin, answer, places) for coin, answer in self.answers),
             failed,
         )
+
+    def _cells(self, names: list[str]) -> list[Cell]:
+        """The coin shuffled what the workers answer."""
+        cells = {
+            (entry["arm"], entry["batch"], entry["threads"])
+            for entry in self.answers[0][1]["cells"]
+            if entry["arm"] in names
+        }
+        return sorted(cells, key=lambda cell: (names.index(cell[0]), *cell[1:]))
 
 
 def _beside(entries: list[dict[str, Any]]) -> Beside:

@@ -133,7 +133,9 @@ class Compiled(Eager):
     """The model under `torch.compile`, for one shape; needs a C++ compiler."""
 
     def _function(self, tensors: tuple[Tensor, ...]) -> Function:
-        torch._dynamo.reset()
+        # Every arm, batch size and thread count is a case of its own of the same code; past the
+        # default limit of 8 cases torch would run eager without a word.
+        torch._dynamo.config.recompile_limit = 256
         function: Function = torch.compile(self._model, dynamic=False)
         self._check_alike(function, tensors, "torch.compile")
         return function
