@@ -120,6 +120,32 @@ def ratio_interval(ratios: Sequence[float], confidence: float = 0.95) -> tuple[f
     return estimate, (float(np.exp(walsh[cut])), float(np.exp(walsh[-1 - cut])))
 
 
+def quantile_interval(
+    values: Sequence[float] | np.ndarray, q: float, confidence: float = 0.90
+) -> Interval | None:
+    """Interval of a quantile between two order statistics, whatever the distribution.
+
+    How many values lie below the quantile is binomial (Conover, "Practical Nonparametric
+    Statistics", 1999, 3.2). Each bound alone errs in at most half of 1 - confidence.
+
+    Args:
+        values: (n,), independent of each other.
+        q: between 0 and 1.
+
+    Returns:
+        Two of the values; None where n is too small for both bounds (at 90 %: 5 for the median, 29
+        for q = 0.9, 59 for 0.95, 299 for 0.99).
+    """
+    ordered, tail = np.sort(np.asarray(values, dtype=float)), (1 - confidence) / 2
+    if not len(ordered):
+        return None
+    below = stats.binom.ppf([tail, 1 - tail], len(ordered), q)
+    low, high = int(below[0]), int(below[1]) + 1  # ranks, the smallest is 1
+    if low < 1 or high > len(ordered):
+        return None
+    return float(ordered[low - 1]), float(ordered[high - 1])
+
+
 def signed_rank_p(values: Sequence[float] | np.ndarray) -> float:
     """Exact one-sided p that the values lie symmetrically about 0 or below (Wilcoxon, 1945).
 

@@ -13,6 +13,7 @@ from scipy import optimize, stats
 from compress.stats import (
     mean_interval,
     paired_drop,
+    quantile_interval,
     ratio_interval,
     samples_for_proof,
     tango_interval,
@@ -181,3 +182,34 @@ def test_paired_drop_of_real_scores_is_students_whatever_the_differences():
     expected = stats.ttest_rel(baseline, candidate).confidence_interval(0.95)
     assert paired_drop(baseline, candidate, True)[1] == pytest.approx((expected.low, expected.high))
     assert paired_drop(baseline, baseline, True) == (0.0, (0.0, 0.0))
+
+
+@pytest.mark.parametrize("q", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_quantile_bounds_are_the_binomial_tests_own(q: float, confidence: float):
+    for n in (5, 30, 100, 777):
+        values = np.random.default_rng(n).permutation(np.arange(n, dtype=float))
+        expected = stats.quantile_test(values, p=q).confidence_interval(confidence)
+        found = quantile_interval(values, q, confidence)
+        if math.isnan(expected.low) or math.isnan(expected.high):
+            assert found is None
+        else:
+            assert found == (expected.low, expected.high)
+
+
+@pytest.mark.parametrize(("q", "least"), [(0.5, 5), (0.9, 29), (0.95, 59), (0.99, 299)])
+def test_quantiles_need_so_many_values(q: float, least: int):
+    assert quantile_interval(np.arange(least), q) is not None
+    assert quantile_interval(np.arange(least - 1), q) is None
+    assert quantile_interval([], q) is None
+
+
+@pytest.mark.parametrize(("q", "n"), [(0.5, 40), (0.9, 29), (0.95, 200), (0.99, 299)])
+def test_quantile_intervals_hold_what_they_promise(q: float, n: int):
+    random = np.random.default_rng(0)
+    truth = float(np.exp(stats.norm.ppf(q)))
+    bounds = [quantile_interval(random.lognormal(size=n), q) for _ in range(2000)]
+    low = np.mean([truth < bound[0] for bound in bounds if bound])
+    high = np.mean([truth > bound[1] for bound in bounds if bound])
+    # Each side errs in at most 5 %; three standard errors of 2,000 draws are 1.5 points.
+    assert max(low, high) < 0.065

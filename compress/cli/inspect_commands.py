@@ -37,7 +37,11 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     arms: Annotated[
-        list[str], typer.Argument(help="Artifact folders and ONNX files; key=value sets batch, …")
+        list[str],
+        typer.Argument(
+            help="Artifact folders and ONNX files; @openvino, @torch, @torchscript or @compile "
+            "behind one names its runtime; key=value sets batch, …"
+        ),
     ],
     data: Annotated[
         str | None, typer.Option(help="Task for accuracy; latency alone if left out.")
@@ -62,11 +66,14 @@ def bench(
         )
     if as_json:
         print(report.model_dump_json(indent=1))
-        return
-    print(results_table(report, terminal_width()))
-    print(samples_line(report))
-    if out:
-        print(f"report: {out / 'report.html'}")
+    else:
+        print(results_table(report, terminal_width()))
+        print(samples_line(report))
+        for name, reason in report.failed.items():
+            print(f"{name}: left out, {reason}.")
+        if out:
+            print(f"report: {out / 'report.html'}")
+    raise typer.Exit(2 if report.failed else 0)
 
 
 def show_list(

@@ -19,8 +19,14 @@ class BenchConfig(BaseModel):
             has its own bias, which no number of calls within one process averages out.
         rounds: blocks of each arm in each worker, in an order that turns round every time.
         block_ms: timed calls of a block last at least that long together, if 3 calls do not.
+        warm_up_s: seconds that each arm runs in each worker before it is timed, at least, and then
+            until the two halves of its last blocks agree.
+        warm_up_calls: calls that it runs before it is timed, at least.
+        warm_up_cap_s: seconds after which an arm is timed in any case, and marked as unstable if
+            the halves still disagree.
         control: whether the first arm is loaded a second time and compared with itself.
-        timeout: seconds until a worker counts as hung.
+        affinity: numbers of the CPUs that workers are pinned to; None leaves them where they are.
+        timeout: seconds without a sign of life until a worker counts as hung.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,10 +36,14 @@ class BenchConfig(BaseModel):
     workers: Annotated[int, Field(ge=1, le=64)] = 8
     rounds: Annotated[int, Field(ge=2)] = 8
     block_ms: Annotated[float, Field(gt=0)] = 5.0
+    warm_up_s: Annotated[float, Field(ge=0)] = 0.1
+    warm_up_calls: Annotated[int, Field(ge=0)] = 10
+    warm_up_cap_s: Annotated[float, Field(ge=0)] = 1.0
     control: bool = True
+    affinity: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     timeout: Annotated[float, Field(gt=0)] = 600.0
 
-    @field_validator("batch", "threads", mode="before")
+    @field_validator("batch", "threads", "affinity", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return [value] if isinstance(value, int) else value

@@ -2,121 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from compress.errors import WorkerFailed
+from compress.errors import InputError
 from compress.measure.config import BenchConfig
+from compress.measure.measured import CONTROL, Beside, Cell, Measured
+from compress.measure.processes import ArmFailed, run_worker
 from compress.progress import Progress, quiet
-from compress.report.schema import Latency
-from compress.stats import Interval, ratio_interval
+from compress.report.measure_schema import Noise, RawWorker
+from compress.runtime.interface import Target
 
-#: Name of the arm that is the first one again, to see what the machine makes of no difference.
-CONTROL = "first arm again"
-#: Calls from which a 90th percentile can be told.
-_LEAST_FOR_P90 = 29
+__all__ = ["CONTROL", "Batches", "Cell", "Measured", "check_affinity", "measure", "measure_memory"]
 
-Cell = tuple[str, int, int]
 #: Gives the samples of one call, for a batch size.
 Batches = Callable[[int], tuple[npt.NDArray[Any], ...]]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Block medians of every worker.
-
-    Attributes:
-        blocks: (arm, batch, threads) to one array a worker, (workers, rounds), in nanoseconds.
-        calls: timed calls of each cell in all workers.
-    """
-
-    blocks: dict[Cell, npt.NDArray[np.float64]]
-    calls: dict[Cell, int]
-
-    def joined(self, more: Measured) -> Measured:
-        """These workers and others of the same arms and settings."""
-        blocks = {
-            cell: np.concatenate([rows, more.blocks[cell]]) for cell, rows in self.blocks.items()
-        }
-        return Measured(blocks, {cell: n + more.calls[cell] for cell, n in self.calls.items()})
-
-    def arms(self) -> list[str]:
-        """Names of all arms, the control included."""
-        return list(dict.fromkeys(arm for arm, _, _ in self.blocks))
-
-    def best(self, arm: str, batch: int) -> Cell:
-        """The cell of the thread count at which that arm is fastest."""
-        cells = [cell for cell in self.blocks if cell[:2] == (arm, batch)]
-        return min(cells, key=lambda cell: _median(self.blocks[cell]))
-
-    def latency(self, arm: str) -> list[Latency]:
-        """Figures of one arm for the report."""
-        found = []
-        for cell, blocks in sorted(self.blocks.items()):
-            if cell[0] != arm:
-                continue
-            workers = [float(median) / 1e6 for median in np.median(blocks, axis=1)]
-            median = statistics.median(workers)
-            enough = blocks.size >= _LEAST_FOR_P90
-            found.append(
-                Latency(
-                    batch=cell[1],
-                    threads=cell[2],
-                    median_ms=median,
-                    p90_ms=float(np.percentile(blocks, 90)) / 1e6 if enough else None,
-                    n=self.calls[cell],
-                    throughput=cell[1] / median * 1e3,
-                    best=cell == self.best(arm, cell[1]),
-                    workers_ms=workers,
-                )
-            )
-        return found
-
-    def ratio(self, baseline: str, candidate: str, batch: int) -> tuple[float, Interval, int]:
-        """Candidate's latency over the baseline's, each at its best thread count.
-
-        A worker's figure is the median over rounds of the log ratio of blocks that ran beside each
-        other; over workers it is the Hodges-Lehmann estimate with its exact interval.
-
-        Returns:
-            The ratio, its 95 % interval, and the number of workers.
-        """
-        ratios = np.exp(self.logs(baseline, candidate, batch))
-        return *ratio_interval(ratios.tolist()), len(ratios)
-
-    def logs(self, baseline: str, candidate: str, batch: int) -> npt.NDArray[np.float64]:
-        """Each worker's median log(candidate / baseline), (workers,), as in `ratio`."""
-        over = self.blocks[self.best(candidate, batch)]
-        under = self.blocks[self.best(baseline, batch)]
-        medians: npt.NDArray[np.float64] = np.median(np.log(over / under), axis=1)
-        return medians
-
-    def overall(self, baseline: str, candidate: str) -> float:
-        """Geometric mean over the batch sizes of the ratio."""
-        batches = sorted({batch for _, batch, _ in self.blocks})
-        logs = [math.log(self.ratio(baseline, candidate, batch)[0]) for batch in batches]
-        return math.exp(statistics.fmean(logs))
-
-
-def _median(blocks: npt.NDArray[np.float64]) -> float:
-    return float(np.median(np.median(blocks, axis=1)))
+#: Name of an arm to what it loads; a path alone is an ONNX file on onnxruntime.
+Arms = Mapping[str, Path | Target]
 
 
 def measure(
-    arms: Mapping[str, Path],
+    arms: Arms,
     config: BenchConfig,
     *,
     inputs: Batches | None = None,
@@ -125,97 +37,165 @@ def measure(
     first: int = 0,
     progress: Progress = quiet,
     label: str = "latency",
+    keep_going: bool = False,
 ) -> Measured:
     """Time all arms, interleaved, in `config.workers` processes one after the other.
 
     Args:
-        arms: name to ONNX file.
+        arms: name to what is loaded.
         inputs: batch size to real samples, one array for each of the models' inputs; made from the
             declared shapes where None.
         seed: of the coins that decide each worker's order.
         first: workers that were measured before with the same seed; their coins are not used again.
+        keep_going: an arm that fails is left out, and `Measured.failed` says why; the first arm
+            cannot be left out.
 
     Raises:
-        WorkerFailed: a process died, hung, or could not load an arm.
+        WorkerFailed: a process died, hung, or could not load an arm; the arm is named.
+        InputError: this machine does not have the CPUs of `config.affinity`.
     """
-    named = [{"name": name, "file": str(path.absolute())} for name, path in arms.items()]
+    check_affinity(config)
+    named = _named(arms)
+    baseline = named[0]
     if config.control:
-        named.append({"name": CONTROL, "file": named[0]["file"]})
-    blocks: dict[Cell, list[list[float]]] = defaultdict(list)
-    calls: dict[Cell, int] = defaultdict(int)
+        named = [*named, baseline | {"name": CONTROL}]
+    found, failed = _Found(), dict[str, str]()
     with tempfile.TemporaryDirectory() as folder:
-        job = _job(config, named, inputs, device, Path(folder))
-        for worker in range(config.workers):
-            job["seed"] = seed * 1000 + first + worker
-            for entry in _run(job, config.timeout):
-                cell = (entry["arm"], entry["batch"], entry["threads"])
-                blocks[cell].append(entry["blocks_ns"])
-                calls[cell] += entry["calls"]
+        job = _job(config, inputs, device, Path(folder))
+        while (worker := len(found.answers)) < config.workers:
+            coin = seed * 1000 + first + worker
+            try:
+                job |= {"seed": coin, "arms": named}
+                answer = run_worker(job, config.timeout, Path(folder))
+            except ArmFailed as failure:
+                name = failure.arm
+                if not keep_going or name is None or name in (baseline["name"], CONTROL):
+                    raise failure.error(arm["name"] for arm in named) from None
+                failed[name] = failure.reason
+                named = [arm for arm in named if arm["name"] != name]
+                continue
+            found.answers.append((coin, answer))
             progress(label, worker + 1, config.workers)
-    return Measured({cell: np.array(values) for cell, values in blocks.items()}, dict(calls))
+    return found.measured([arm["name"] for arm in named], failed)
 
 
 def measure_memory(
-    arms: Mapping[str, Path],
+    arms: Arms,
     config: BenchConfig,
     *,
     inputs: Batches | None = None,
     device: str = "cpu",
+    failed: dict[str, str] | None = None,
 ) -> dict[str, int | None]:
-    """Bytes that each arm adds to a process at its peak, at the largest batch; None if unknown."""
+    """Bytes that each arm adds to a process at its peak, at the largest batch; None if unknown.
+
+    Args:
+        failed: takes the name of each arm that fails, but the first, with the reason.
+
+    Raises:
+        WorkerFailed: an arm cannot be loaded or run, and cannot be left out.
+        InputError: the same of the first arm, where the model or the data is at fault.
+    """
     found: dict[str, int | None] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, path in arms.items():
-            named = [{"name": name, "file": str(path.absolute())}]
-            job = _job(config, named, inputs, device, Path(folder)) | {"what": "memory"}
-            found[name] = _run(job, config.timeout)
+        job = _job(config, inputs, device, Path(folder)) | {"what": "memory"}
+        for place, arm in enumerate(_named(arms)):
+            name = arm["name"]
+            try:
+                found[name] = run_worker(job | {"arms": [arm]}, config.timeout, Path(folder))
+            except ArmFailed as failure:
+                if failed is None or place == 0:
+                    raise failure.error([name], by_cause=failed is not None) from None
+                failed[name] = failure.reason
     return found
 
 
-def _job(
-    config: BenchConfig,
-    arms: list[dict[str, str]],
-    inputs: Batches | None,
-    device: str,
-    folder: Path,
-) -> dict[str, Any]:
-    job: dict[str, Any] = {
-        "what": "latency",
-        "arms": arms,
-        "device": device,
-        "batch": config.batch,
-        "threads": config.threads,
-        "rounds": config.rounds,
-        "block_ms": config.block_ms,
-        "inputs": {},
+def check_affinity(config: BenchConfig) -> None:
+    """Raise InputError unless workers can be pinned to the CPUs that are asked for."""
+    if config.affinity is None:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise InputError("affinity: this system cannot pin a process to CPUs; leave it out.")
+    allowed = os.sched_getaffinity(0)
+    if missing := sorted(set(config.affinity) - allowed):
+        raise InputError(
+            f"affinity: CPUs {missing} are not among those allowed here: {sorted(allowed)}."
+        )
+
+
+class _Found:
+    """The answers of all workers so far, and the coin of each."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, dict[str, Any]]] = []
+
+    def measured(self, names: list[str], failed: dict[str, str]) -> Measured:
+        """All figures, arms in the order they were given; without those that failed later on."""
+        entries: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in self._cells(names)}
+        for _, answer in self.answers:
+            for entry in answer["cells"]:
+                if entry["arm"] not in failed:
+                    entries[entry["arm"], entry["batch"], entry["threads"]].append(entry)
+        places = {cell: place for place, cell in enumerate(entries)}
+        blocks = {
+            cell: np.array([entry["blocks_ns"] for entry in found], dtype=np.float64)
+            for cell, found in entries.items()
+        }
+        return Measured(
+            blocks,
+            {
+                cell: sum(entry["calls_per_block"] for entry in found) * blocks[cell].shape[1]
+                for cell, found in entries.items()
+            },
+            {cell: _beside(found) for cell, found in entries.items()},
+            tuple(_worker(coin, answer, places) for coin, answer in self.answers),
+            failed,
+        )
+
+    def _cells(self, names: list[str]) -> list[Cell]:
+        """The coin shuffled what the workers answer."""
+        cells = {
+            (entry["arm"], entry["batch"], entry["threads"])
+            for entry in self.answers[0][1]["cells"]
+            if entry["arm"] in names
+        }
+        return sorted(cells, key=lambda cell: (names.index(cell[0]), *cell[1:]))
+
+
+def _beside(entries: list[dict[str, Any]]) -> Beside:
+    return Beside(
+        tuple(entry["calls_per_block"] for entry in entries),
+        tuple(entry["load_ns"] for entry in entries),
+        tuple(entry["first_call_ns"] for entry in entries),
+        tuple(entry["unstable"] for entry in entries),
+        tuple(time for entry in entries for time in entry["single_ns"]),
+    )
+
+
+def _worker(coin: int, answer: dict[str, Any], places: dict[Cell, int]) -> RawWorker:
+    order = []
+    for batch, drawn in answer["order"]:
+        cells = [(arm, batch, threads) for arm, threads in drawn]
+        order.append([places[cell] for cell in cells if cell in places])
+    noise = Noise.model_validate(answer["noise"])
+    return RawWorker(seed=coin, order=order, cpus=answer["cpus"], noise=noise)
+
+
+def _named(arms: Arms) -> list[dict[str, str]]:
+    targets = {
+        name: given if isinstance(given, Target) else Target(given) for name, given in arms.items()
     }
+    return [
+        {"name": name, "file": str(target.path.absolute()), "runtime": target.runtime}
+        for name, target in targets.items()
+    ]
+
+
+def _job(config: BenchConfig, inputs: Batches | None, device: str, folder: Path) -> dict[str, Any]:
+    settings = config.model_dump(exclude={"workers", "control", "timeout"})
+    job: dict[str, Any] = {"what": "latency", "device": device, "inputs": {}, **settings}
     for batch in config.batch if inputs is not None else ():
         assert inputs is not None
         job["inputs"][batch] = str(folder / f"inputs-{batch}.npz")
         np.savez(job["inputs"][batch], *inputs(batch))
     return job
-
-
-def _run(job: dict[str, Any], timeout: float) -> Any:
-    command = [sys.executable, "-m", "compress.measure.worker"]
-    # numpy's own threads have nothing to do in a worker but to be in the way.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    names = ", ".join(arm["name"] for arm in job["arms"])
-    try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise WorkerFailed(
-            f"measuring {names}: the process hung for {timeout:g} s and was stopped."
-        ) from None
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise WorkerFailed(f"measuring {names}: the process died: {last[0]}")
-    return json.loads(done.stdout)

@@ -19,7 +19,7 @@ _FLAGS = (
     "amx_bf16",
     "asimddp",
 )
-_PACKAGES = ("torch", "onnx", "onnxruntime", "torch-pruning", "numpy")
+_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "torch-pruning", "numpy")
 
 
 def machine() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from compress.data.answers import Outputs, answer
 from compress.data.task import Split, Task
 from compress.errors import ShapeMismatch
 from compress.report.schema import Quality
-from compress.runtime.onnxruntime import Feeds, Session
+from compress.runtime.interface import Feeds, Model
 from compress.stats import mean_interval
 
 
@@ -78,9 +78,9 @@ def confusion(outputs: Outputs, targets: npt.NDArray[np.int64], classes: int) ->
     return found
 
 
-def run_onnx(session: Session, split: Split) -> Outputs:
-    """Outputs of an ONNX model on a split, (n, …)."""
-    return answer(lambda inputs: session.run(tuple(part.numpy() for part in inputs)), split)
+def run_onnx(model: Model, split: Split) -> Outputs:
+    """Outputs of a loaded model on a split, (n, …)."""
+    return answer(lambda inputs: model.run(tuple(part.numpy() for part in inputs)), split)
 
 
 def feeds(split: Split) -> Callable[[int], Feeds]:

@@ -8,133 +8,174 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import random
-import statistics
 import sys
 import time
-from collections.abc import Callable
+import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compress.runtime.onnxruntime import Session
+from compress.measure.blocks import Block, WarmUp
+from compress.measure.memory import forget_peak, peak
+from compress.measure.noise import calibration_ns, noise_between, read_counters
+from compress.runtime.interface import Model, import_runtime, open_model
 
-#: Timed calls of a block, where they fit into its time.
-_CALLS = 15
-#: A timer's own cost has to stay below 1/10,000 of what it times; shorter calls are looped.
-_CLOCK_SHARE = 10_000
-_WARM_UP_SECONDS = 0.05
+#: Single calls that are handed back for percentiles, of each cell.
+_KEPT_CALLS = 4000
+#: Exit code of a worker that says in its last line of stderr what went wrong.
+FAILED = 70
 
-Call = Callable[[], None]
+
+class Trace:
+    """Tells the parent at which arm this process is, should it never come back to say so itself.
+
+    A file, as it stays when the process is killed; one write of some bytes between two blocks.
+    """
+
+    def __init__(self, file: str | None) -> None:
+        self._file = os.open(file, os.O_WRONLY | os.O_CREAT) if file else None
+        self._steps = 0
+
+    def at(self, place: int) -> None:
+        """Note the place of the arm in the job, and that time goes on."""
+        self._steps += 1
+        if self._file is not None:
+            os.pwrite(self._file, f"{self._steps:12d} {place:6d}".encode(), 0)
 
 
 def main() -> None:
     """Read one job, do it, print its result."""
     job = json.load(sys.stdin)
-    result = peak_memory(job) if job["what"] == "memory" else latencies(job)
+    if job["affinity"] is not None:
+        os.sched_setaffinity(0, job["affinity"])
+    trace = Trace(job["trace"])
+    try:
+        result = peak_memory(job, trace) if job["what"] == "memory" else latencies(job, trace)
+    except Exception as error:  # a runtime raises what it likes; the parent wants one line
+        traceback.print_exc()
+        line = (str(error).strip().splitlines() or ["no reason given"])[0]
+        kind = type(error).__name__
+        print(json.dumps({"kind": kind, "reason": line}), file=sys.stderr)
+        sys.exit(FAILED)
     json.dump(result, sys.stdout)
 
 
-def latencies(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Block medians in nanoseconds for every arm, batch size and thread count."""
+def latencies(job: dict[str, Any], trace: Trace) -> dict[str, Any]:
+    """Block medians in nanoseconds for every arm, batch size and thread count, and the noise."""
     coin = random.Random(job["seed"])
-    found = []
+    for arm in job["arms"]:
+        import_runtime(arm["runtime"])
+    before, kernel = read_counters(), calibration_ns()
+    cells, order = [], []
     for batch in job["batch"]:
-        cells = [(arm, threads) for arm in job["arms"] for threads in job["threads"]]
-        coin.shuffle(cells)
-        calls = [_load(arm, threads, batch, job) for arm, threads in cells]
-        blocks = [_Block(call, job["block_ms"] * 1e6) for call in calls]
-        gc.freeze()
-        gc.disable()
-        order = list(range(len(cells)))
-        times: list[list[float]] = [[] for _ in cells]
-        for number in range(job["rounds"]):
-            # Forward, backward, backward, forward: each arm meets every neighbour equally often.
-            for place in order if number % 4 in (0, 3) else order[::-1]:
-                times[place].append(blocks[place].run())
-        gc.enable()
-        for (arm, threads), values, block in zip(cells, times, blocks, strict=True):
-            found.append(
-                {
-                    "arm": arm["name"],
-                    "batch": batch,
-                    "threads": threads,
-                    "blocks_ns": values,
-                    "calls": block.calls * block.loop * len(values),
-                }
-            )
-    return found
+        drawn = [
+            (place, threads) for place in range(len(job["arms"])) for threads in job["threads"]
+        ]
+        coin.shuffle(drawn)
+        names = [(job["arms"][place]["name"], threads) for place, threads in drawn]
+        order.append((batch, names))
+        cells += _time_batch(batch, drawn, job, trace)
+    noise = noise_between(before, read_counters(), (kernel, calibration_ns()))
+    return {"cells": cells, "order": order, "noise": noise, "cpus": _cpus()}
 
 
-def _load(arm: dict[str, Any], threads: int, batch: int, job: dict[str, Any]) -> Call:
-    session = Session(Path(arm["file"]), job["device"], threads)
+def _time_batch(
+    batch: int, drawn: list[tuple[int, int]], job: dict[str, Any], trace: Trace
+) -> list[dict[str, Any]]:
+    """Every cell of one batch size, loaded and timed in the order that was drawn."""
+    loaded = [_Cell(place, threads, batch, job, trace) for place, threads in drawn]
+    _warm(loaded, WarmUp(job["warm_up_s"], job["warm_up_calls"], job["warm_up_cap_s"]), trace)
+    gc.freeze()
+    gc.disable()
+    for number in range(job["rounds"]):
+        # Forward, backward, backward, forward: each arm meets every neighbour equally often.
+        for cell in loaded if number % 4 in (0, 3) else loaded[::-1]:
+            trace.at(cell.place)
+            cell.blocks_ns.append(cell.block.run())
+    gc.enable()
+    return [cell.result(job["arms"][cell.place]["name"], batch) for cell in loaded]
+
+
+def _warm(cells: list[_Cell], plan: WarmUp, trace: Trace) -> None:
+    """All arms by turns, as they will be timed, until each of them has settled."""
+    cold = cells
+    while cold:
+        still = []
+        for cell in cold:
+            trace.at(cell.place)
+            if not cell.block.warm(plan):
+                still.append(cell)
+        cold = still
+    for cell in cells:
+        cell.block.fit()
+
+
+class _Cell:
+    """One arm at one thread count, loaded, and what was measured of it."""
+
+    def __init__(
+        self, place: int, threads: int, batch: int, job: dict[str, Any], trace: Trace
+    ) -> None:
+        trace.at(place)
+        self.place, self.threads = place, threads
+        start = time.perf_counter_ns()
+        model = _open(job["arms"][place], job["device"], threads)
+        self.load_ns = time.perf_counter_ns() - start
+        inputs = _inputs(model, batch, job)
+        start = time.perf_counter_ns()
+        call = model.bind(inputs)
+        self.first_call_ns = time.perf_counter_ns() - start
+        self.block = Block(call, job["block_ms"] * 1e6, model.prepare)
+        self.blocks_ns: list[int] = []
+
+    def result(self, arm: str, batch: int) -> dict[str, Any]:
+        """All figures, in nanoseconds."""
+        single = self.block.single_ns
+        return {
+            "arm": arm,
+            "batch": batch,
+            "threads": self.threads,
+            "blocks_ns": self.blocks_ns,
+            "calls_per_block": self.block.calls * self.block.loop,
+            "load_ns": self.load_ns,
+            "first_call_ns": self.first_call_ns,
+            "unstable": self.block.unstable,
+            "single_ns": single[:: 1 + len(single) // _KEPT_CALLS],
+        }
+
+
+def _open(arm: dict[str, Any], device: str, threads: int) -> Model:
+    return open_model(arm["runtime"], Path(arm["file"]), device, threads)
+
+
+def _inputs(model: Model, batch: int, job: dict[str, Any]) -> tuple[Any, ...]:
     stored = job["inputs"].get(str(batch))
     if stored is None:
-        return session.bind(session.example(batch))
+        return model.example(batch)
     with np.load(stored) as arrays:
-        return session.bind(tuple(arrays[name] for name in arrays.files))
+        return tuple(arrays[name] for name in arrays.files)
 
 
-class _Block:
-    """A few timed calls of one arm behind one that is thrown away; `run` gives their median, ns."""
-
-    def __init__(self, call: Call, block_ns: float) -> None:
-        self.call = call
-        until = time.perf_counter() + _WARM_UP_SECONDS
-        while time.perf_counter() < until:
-            call()
-        start = time.perf_counter_ns()
-        for _ in range(3):
-            call()
-        once = (time.perf_counter_ns() - start) / 3
-        self.loop = max(1, round(_CLOCK_SHARE * _clock_cost() / once))
-        self.calls = int(min(_CALLS, max(3, block_ns / (once * self.loop))))
-
-    def run(self) -> float:
-        self.call()
-        clock, call, loop, times = time.perf_counter_ns, self.call, range(self.loop), []
-        for _ in range(self.calls):
-            start = clock()
-            for _ in loop:
-                call()
-            times.append((clock() - start) / self.loop)
-        return statistics.median(times)
+def _cpus() -> list[int] | None:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
-def _clock_cost() -> float:
-    start = time.perf_counter_ns()
-    for _ in range(1000):
-        time.perf_counter_ns()
-    return (time.perf_counter_ns() - start) / 1000
-
-
-def peak_memory(job: dict[str, Any]) -> int | None:
+def peak_memory(job: dict[str, Any], trace: Trace) -> int | None:
     """Bytes that loading one arm and running its largest batch add at most; None if unknown."""
-    before = _forget_peak()
-    call = _load(job["arms"][0], job["threads"][0], max(job["batch"]), job)
+    (arm,) = job["arms"]
+    import_runtime(arm["runtime"])
+    before = forget_peak()
+    trace.at(0)
+    model = _open(arm, job["device"], job["threads"][0])
+    call = model.bind(_inputs(model, max(job["batch"]), job))
+    model.prepare()
     for _ in range(3):
         call()
-    peak = _status("VmHWM")
-    return None if before is None or peak is None else max(0, peak - before)
-
-
-def _forget_peak() -> int | None:
-    """Resident bytes now; the peak counts anew from here, as importing had a peak of its own."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    return _status("VmRSS")
-
-
-def _status(field: str) -> int | None:
-    """A size from Linux's account of this process, in bytes."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
+    most = peak()
+    return None if before is None or most is None else max(0, most - before)
 
 
 if __name__ == "__main__":

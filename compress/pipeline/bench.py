@@ -10,22 +10,25 @@ import compress
 from compress.artifact import Artifact, digest, load_artifact, wrap_onnx
 from compress.data.references import load_task
 from compress.errors import InputError
-from compress.export.graph import load_onnx, operators, precision
+from compress.export.graph import load_onnx
 from compress.measure.config import BenchConfig
-from compress.measure.latency import measure, measure_memory
+from compress.measure.latency import Batches, Measured, check_affinity, measure, measure_memory
 from compress.measure.machine import machine
 from compress.measure.quality import feeds
 from compress.pipeline.benchmark import describe_arm, measurement
 from compress.pipeline.compare import Scores, compare
 from compress.pipeline.context import Context
 from compress.pipeline.pages import write_report
+from compress.pipeline.runtimes import arm_facts, target_of
 from compress.progress import Progress, quiet
 from compress.recipe import BudgetConfig
-from compress.report.schema import Arm, Report
-from compress.runtime.onnxruntime import Session
+from compress.report.schema import Arm, Comparison, Report
+from compress.runtime.interface import Target, import_runtime, split_runtime
 
 if TYPE_CHECKING:
     from compress.data.task import Task
+
+_NO_DATA = "No data was given: inputs are random, accuracy was not measured."
 
 
 def bench(
@@ -40,28 +43,31 @@ def bench(
 ) -> Report:
     """Measure models side by side; the first is the baseline.
 
+    An arm that crashes, hangs or does not fit the data is left out, and `Report.failed` says why;
+    the first cannot be left out.
+
     Args:
-        paths: artifact folders and ONNX files.
+        paths: artifact folders and ONNX files, with `@runtime` behind them where it is not
+            onnxruntime.
         data: task for accuracy; without one only what needs no data is measured.
         out: folder for report.json, .html and .md; None writes nothing.
 
     Raises:
-        InputError: no arm, one arm twice, or models that do not fit the data.
+        InputError: no arm, one arm twice, a runtime that is not there, or a first model that does
+            not fit the data.
+        WorkerFailed: the first arm cannot be measured.
     """
-    artifacts = {
-        str(path): wrap_onnx(path) if path.suffix == ".onnx" else load_artifact(path)
-        for path in paths
-    }
-    if not artifacts or len(artifacts) < len(paths):
-        raise InputError("bench: name at least one model, and each only once.")
+    artifacts, runtimes = _artifacts(paths)
+    check_affinity(config)
+    targets = {name: target_of(artifacts[name], runtimes[name]) for name in artifacts}
     task = load_task(data) if data else None
     rows = feeds(task.validation) if task else None
-    files = {name: artifact.onnx for name, artifact in artifacts.items()}
-    arms, scores = describe(artifacts, task, config, device, seed, progress, out)
-    measured = measure(
-        files, config, inputs=rows, device=device, seed=seed, progress=progress, label="benchmark"
-    )
-    memory = measure_memory(files, config, inputs=rows, device=device)
+    failed: dict[str, str] = {}
+    # Each arm alone in a process: what fails there would take this one down.
+    memory = measure_memory(targets, config, inputs=rows, device=device, failed=failed)
+    measured = _time(targets, config, rows, device, seed, progress, failed)
+    artifacts = {name: artifacts[name] for name in artifacts if name not in failed}
+    arms, scores = describe(artifacts, task, config, device, seed, progress, out, runtimes)
     arms = [
         arm.model_copy(
             update={
@@ -71,14 +77,8 @@ def bench(
         )
         for arm in arms
     ]
-    better = task.metric.higher_is_better if task else True
-    comparisons = [
-        entry
-        for arm in arms[1:]
-        for entry in compare(
-            arms[0], arm, measured, scores if task else None, higher_is_better=better
-        )
-    ]
+    notes = [] if task else [_NO_DATA]
+    notes += [f"{name}: left out, {reason}." for name, reason in failed.items()]
     settings = config.model_dump(mode="json")
     report = Report(
         tool_version=compress.__version__,
@@ -90,13 +90,68 @@ def bench(
         recipe_hash=digest(settings),
         baseline=arms[0].name,
         arms=arms,
-        comparisons=comparisons,
+        comparisons=_comparisons(arms, measured, task, scores),
         measurement=measurement(config, measured, device),
-        notes=[] if task else ["No data was given: inputs are random, accuracy was not measured."],
+        notes=notes,
+        failed=failed,
+        raw=measured.raw(),
     )
     if out is not None:
         write_report(report, out)
     return report
+
+
+def _artifacts(paths: list[Path]) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """Name of each arm to its artifact and to its runtime; what cannot be read is told at once."""
+    artifacts, runtimes = {}, {}
+    for arm in map(str, paths):
+        name, runtime = split_runtime(arm)
+        import_runtime(runtime)
+        path = Path(name)
+        artifacts[arm] = wrap_onnx(path) if path.suffix == ".onnx" else load_artifact(path)
+        runtimes[arm] = runtime
+        if target_of(artifacts[arm], runtime).path.is_file():
+            load_onnx(artifacts[arm].onnx)
+    if not artifacts or len(artifacts) < len(paths):
+        raise InputError("bench: name at least one model, and each only once.")
+    return artifacts, runtimes
+
+
+def _time(
+    targets: dict[str, Target],
+    config: BenchConfig,
+    rows: Batches | None,
+    device: str,
+    seed: int,
+    progress: Progress,
+    failed: dict[str, str],
+) -> Measured:
+    """Latencies of the arms that did not fail before; those that do now are added to `failed`."""
+    measured = measure(
+        {name: target for name, target in targets.items() if name not in failed},
+        config,
+        inputs=rows,
+        device=device,
+        seed=seed,
+        progress=progress,
+        label="benchmark",
+        keep_going=True,
+    )
+    failed |= measured.failed
+    return measured
+
+
+def _comparisons(
+    arms: list[Arm], measured: Measured, task: Task | None, scores: dict[str, Scores]
+) -> list[Comparison]:
+    better = task.metric.higher_is_better if task else True
+    return [
+        entry
+        for arm in arms[1:]
+        for entry in compare(
+            arms[0], arm, measured, scores if task else None, higher_is_better=better
+        )
+    ]
 
 
 def describe(
@@ -107,18 +162,23 @@ def describe(
     seed: int,
     progress: Progress,
     out: Path | None,
+    runtimes: dict[str, str] | None = None,
 ) -> tuple[list[Arm], dict[str, Scores]]:
-    """All that needs no clock: of every arm its cost, and with a task its score on every sample."""
+    """All that needs no clock: of every arm its cost, and with a task its score on every sample.
+
+    Args:
+        runtimes: name of an arm to its runtime; onnxruntime for those that are not named.
+    """
     arms: list[Arm] = []
     scores: dict[str, Scores] = {}
     for name, artifact in artifacts.items():
-        load_onnx(artifact.onnx)
+        target = target_of(artifact, (runtimes or {}).get(name, "onnxruntime"))
         if task is None:
-            arms.append(_bare_arm(name, artifact, device))
+            arms.append(Arm(name=name, device=device, **arm_facts(artifact, target)))
         else:
             context = _context(task, config, device, seed, progress)
             arm, scores[name] = describe_arm(
-                name, artifact.onnx, context, artifact=artifact, out=out or Path()
+                name, target, context, artifact=artifact, out=out or Path()
             )
             arms.append(arm)
     return arms, scores
@@ -137,22 +197,4 @@ def _context(
         device=device,
         cache=Path(".cache"),
         progress=progress,
-    )
-
-
-def _bare_arm(name: str, artifact: Artifact, device: str) -> Arm:
-    counts = operators(load_onnx(artifact.onnx))
-    Session(artifact.onnx, device)
-    evidence = artifact.card.evidence
-    return Arm(
-        name=name,
-        kind=artifact.card.kind,
-        file=str(artifact.onnx),
-        runtime="onnxruntime",
-        device=device,
-        precision=precision(counts),
-        parameters=evidence.get("parameters", [None])[-1],
-        macs=evidence.get("macs", [None])[-1],
-        size_bytes=artifact.onnx.stat().st_size,
-        operators=counts,
     )

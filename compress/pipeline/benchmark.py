@@ -10,17 +10,18 @@ from typing import Any
 import compress
 from compress.artifact import Artifact, digest
 from compress.data.task import Task
-from compress.export.graph import load_onnx, operators, precision
 from compress.measure.config import BenchConfig
 from compress.measure.latency import CONTROL, Measured, measure, measure_memory
 from compress.measure.machine import machine
+from compress.measure.noise import describe_noise
 from compress.measure.quality import check_outputs, feeds, quality, run_onnx
 from compress.pipeline.compare import Scores, compare, quality_comparison
 from compress.pipeline.context import Context
 from compress.pipeline.decide import choose_final, judge
+from compress.pipeline.runtimes import arm_facts
 from compress.recipe import Recipe
 from compress.report.schema import Arm, Candidate, Report
-from compress.runtime.onnxruntime import Session
+from compress.runtime.interface import TORCH, Target, open_model
 from compress.stats import paired_drop
 
 
@@ -64,7 +65,7 @@ def benchmark(
             continue
         artifact = made[stage.name]
         arm, scores[names[stage.name]] = describe_arm(
-            names[stage.name], artifact.onnx, context, artifact=artifact, out=out
+            names[stage.name], Target(artifact.onnx), context, artifact=artifact, out=out
         )
         control = controls.get(stage.name)
         origin = stage.parent or getattr(stage.config, "teacher", None)
@@ -122,6 +123,7 @@ def benchmark(
         candidates=_candidates(made),
         measurement=measurement(config, measured, context.device),
         notes=notes,
+        raw=measured.raw(),
     )
     samples = {name: value["test"] for name, value in scores.items()}
     return report.model_copy(update={"budget": judge(report, samples, context.task, recipe.budget)})
@@ -139,34 +141,31 @@ def _simple(task: Task) -> list[str]:
 
 
 def describe_arm(
-    name: str, file: Path, context: Context, *, artifact: Artifact | None, out: Path
+    name: str, target: Target, context: Context, *, artifact: Artifact, out: Path
 ) -> tuple[Arm, Scores]:
     """Everything about an arm that needs no clock, and its score on every sample."""
-    task, model = context.task, load_onnx(file)
-    session = Session(file, context.device, context.threads)
+    task = context.task
+    # Scripted and compiled models are made for one shape: timing checks that they give what eager
+    # torch gives, and that answers here.
+    runtime = "torch" if target.runtime in TORCH else target.runtime
+    model = open_model(runtime, target.path, context.device, context.threads)
     splits = {"validation": task.validation, "test": task.test}
-    outputs = {key: run_onnx(session, split) for key, split in splits.items()}
+    outputs = {key: run_onnx(model, split) for key, split in splits.items()}
     for key, split in splits.items():
         check_outputs(task, outputs[key], split)
     scores = {
         key: task.metric.score(outputs[key], split.targets.numpy()) for key, split in splits.items()
     }
-    counts = operators(model)
-    evidence = artifact.card.evidence if artifact else {}
+    facts = arm_facts(artifact, target)
+    file = Path(facts["file"])
+    facts["file"] = str(file.relative_to(out)) if file.is_relative_to(out) else str(file)
     arm = Arm(
         name=name,
-        kind=artifact.card.kind if artifact else "file",
-        file=str(file.relative_to(out)) if file.is_relative_to(out) else str(file),
-        runtime="onnxruntime",
         device=context.device,
-        precision=precision(counts),
-        parameters=evidence.get("parameters", [None])[-1],
-        macs=evidence.get("macs", [None])[-1],
-        size_bytes=file.stat().st_size,
-        operators=counts,
         quality=quality(task, outputs["test"], task.test),
         validation=quality(task, outputs["validation"], task.validation),
-        seconds=artifact.card.seconds if artifact else None,
+        seconds=artifact.card.seconds,
+        **facts,
     )
     return arm, scores
 
@@ -182,7 +181,13 @@ def measurement(config: BenchConfig, measured: Measured, device: str) -> dict[st
         "spinning": False,
         "unit": "median over workers of the median over rounds of block medians",
         "ratios": "Hodges-Lehmann over workers, each arm at its best thread count",
+        "warm_up": f"{config.warm_up_s:g} s and {config.warm_up_calls} calls at least, until times "
+        f"agree, {config.warm_up_cap_s:g} s at most",
     }
+    if measured.workers:
+        facts["cpus"] = measured.workers[0].cpus
+        facts["pinned"] = config.affinity is not None
+        facts["noise"] = describe_noise(measured.workers)
     if CONTROL in measured.arms():
         first = measured.arms()
         name = next(arm for arm in first if arm != CONTROL)

@@ -145,6 +145,7 @@ def check(
         comparisons=comparisons,
         measurement=measurement(bench, timed.measured, device),
         notes=[] if task else [_NO_DATA],
+        raw=timed.measured.raw(),
     )
     if out is not None:
         write_report(report, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from compress.artifact import write_text
@@ -11,7 +12,7 @@ from compress.report.schema import Report
 
 def write_report(report: Report, out: Path) -> None:
     """Write report.json, and the pages rendered from it."""
-    write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
+    write_text(out / "report.json", _short_lists(report.model_dump_json(indent=1)) + "\n")
     write_pages(report, out)
 
 
@@ -19,3 +20,11 @@ def write_pages(report: Report, out: Path) -> None:
     """Render report.html and report.md."""
     write_text(out / "report.html", render_html(report))
     write_text(out / "report.md", render_markdown(report))
+
+
+def _short_lists(text: str) -> str:
+    """The same JSON with every list of numbers on one line: there are thousands of raw times.
+
+    Inside a text no line ends, so that none is taken for a list.
+    """
+    return re.sub(r"\[\n[-+\d.eE,\s]+\]", lambda found: re.sub(r"\s+", "", found.group()), text)

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from compress.errors import InputError
+from compress.report.measure_schema import Percentile, RawMeasurement
 from compress.report.record import Interval, Record
 
 SCHEMA_VERSION: Final = 1
@@ -52,6 +53,11 @@ class Latency(Record):
         throughput: samples a second at `median_ms`.
         best: whether this is the arm's fastest thread count at this batch size.
         workers_ms: each worker's median, in milliseconds.
+        percentiles: "p50", "p90", "p95" and "p99" over single calls; None where n is too small for
+            an interval (5, 29, 59, 299).
+        load_ms, first_call_ms: medians over workers of the time to load the model and of its first
+            call; None where they were not measured.
+        unstable: how many workers began to time before the warm-up had settled.
     """
 
     batch: int = Field(ge=1)
@@ -62,6 +68,10 @@ class Latency(Record):
     throughput: float = Field(gt=0)
     best: bool
     workers_ms: list[float]
+    percentiles: dict[str, Percentile | None] = {}
+    load_ms: float | None = None
+    first_call_ms: float | None = None
+    unstable: int = 0
 
 
 class Arm(Record):
@@ -226,6 +236,8 @@ class Report(Record):
         baseline, final: names of arms.
         measurement: how latencies were taken: workers, rounds, threads, spinning, control.
         notes: what a reader has to know beside the figures.
+        failed: name of an arm that could not be measured to the reason.
+        raw: block medians, order and disturbances of every worker.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -246,6 +258,8 @@ class Report(Record):
     candidates: list[Candidate] = []
     measurement: dict[str, Any] = {}
     notes: list[str] = []
+    failed: dict[str, str] = {}
+    raw: RawMeasurement | None = None
 
     def arm(self, name: str) -> Arm:
         """The arm of that name; KeyError where there is none."""

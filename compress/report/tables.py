@@ -14,7 +14,11 @@ from compress.report.gains import (
     report_metric,
     size_gain,
 )
-from compress.report.schema import Arm, Candidate, Quality, Report
+from compress.report.measure_schema import Percentile
+from compress.report.schema import Arm, Candidate, Latency, Quality, Report
+
+#: Percentiles of single calls that are shown.
+_PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
 @dataclass(frozen=True)
@@ -209,23 +213,51 @@ def _operator_cell(counts: dict[str, int]) -> Cell:
 
 def timings_table(report: Report) -> Table:
     """Every batch size and thread count that was timed."""
-    headings = ("Batch", "Threads", "Median", "p90", "Samples a second", "Calls", "Worker medians")
-    columns = [Column("Arm", numeric=False), *(Column(heading) for heading in headings)]
+    columns = [
+        Column("Arm", numeric=False),
+        Column("Batch"),
+        Column("Threads"),
+        Column("Median"),
+        *(Column(name, "single calls, 90 %") for name in _PERCENTILES),
+        Column("Samples a second"),
+        Column("Calls"),
+        Column("Worker medians"),
+        Column("Load"),
+        Column("First call"),
+    ]
     rows = [
         [
             Cell(arm.name),
             Cell(str(point.batch)),
             Cell(str(point.threads), tags=("best",) if point.best else ()),
-            Cell(formatting.milliseconds(point.median_ms)),
-            Cell(formatting.milliseconds(point.p90_ms)),
+            _median_cell(point),
+            *(_percentile_cell(point.percentiles.get(name)) for name in _PERCENTILES),
             Cell(formatting.number(point.throughput)),
             Cell(formatting.count(point.n)),
             Cell(_spread(point.workers_ms)),
+            Cell(formatting.milliseconds(point.load_ms)),
+            Cell(formatting.milliseconds(point.first_call_ms)),
         ]
         for arm in report.arms
         for point in arm.latency
     ]
-    return Table(columns, rows)
+    return Table(columns, rows).without_empty_columns()
+
+
+def _median_cell(point: Latency) -> Cell:
+    """The median, marked where some worker began to time before the warm-up had settled."""
+    figure = formatting.milliseconds(point.median_ms)
+    if not point.unstable:
+        return Cell(figure)
+    share = f"in {point.unstable} of {formatting.plural(len(point.workers_ms), 'worker')}"
+    return Cell(figure, (share,), ("unstable",))
+
+
+def _percentile_cell(found: Percentile | None) -> Cell:
+    if found is None:
+        return Cell()
+    bounds = formatting.interval(formatting.number(found.low_ms), formatting.number(found.high_ms))
+    return Cell(formatting.milliseconds(found.value_ms), (bounds,))
 
 
 def _spread(values: list[float]) -> str:

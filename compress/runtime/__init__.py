@@ -1,1 +1,1 @@
-"""Runtimes behind one small interface; today onnxruntime on cpu and cuda."""
+"""Runtimes behind one small interface: onnxruntime, OpenVINO, and torch in three ways."""

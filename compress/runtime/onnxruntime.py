@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from compress.errors import DeviceUnavailable, ModelFileError, ShapeMismatch
+from compress.runtime.interface import Array, Feeds, fill, in_batches, made_up
 
-Array = npt.NDArray[Any]
-#: One array for each of a model's inputs.
-Feeds = tuple[Array, ...]
+__all__ = ["PROVIDERS", "Array", "Feeds", "Session", "check_device", "fill"]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TYPES = {
@@ -81,17 +78,15 @@ class Session:
         """
         feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
         fixed = self._fixed_batch()
-        size, count = fixed or batch_size, len(feeds[0])
+        size = fixed or batch_size
         self._check(tuple(fill(feed, size) for feed in feeds) if fixed else feeds)
-        runs = []
-        for at in range(0, count, size):
-            part = tuple(feed[at : at + size] for feed in feeds)
-            rows = len(part[0])
-            if fixed:  # the file's own batch size has to be filled
-                part = tuple(fill(feed, size) for feed in part)
-            found = self._session.run(None, dict(zip(self._names(), part, strict=True)))[0]
-            runs.append(np.asarray(found)[:rows])
-        return np.concatenate(runs)
+        return in_batches(self._first_output, feeds, size, filled=fixed is not None)
+
+    def _first_output(self, feeds: Feeds) -> Array:
+        return np.asarray(self._session.run(None, dict(zip(self._names(), feeds, strict=True)))[0])
+
+    def prepare(self) -> None:
+        """Nothing: a session has threads of its own."""
 
     def _names(self) -> list[str]:
         return [entry.name for entry in self.inputs]
@@ -135,8 +130,7 @@ class Session:
         for entry in self.inputs:
             shape = [batch, *(size if isinstance(size, int) else 1 for size in entry.shape[1:])]
             kind = np.dtype(_TYPES.get(entry.type, np.float32))
-            values = random.standard_normal(shape) if kind.kind == "f" else np.ones(shape)
-            feeds.append(values.astype(kind))
+            feeds.append(made_up(shape, kind, random))
         return tuple(feeds)
 
     def _check(self, feeds: Feeds) -> None:
@@ -152,11 +146,3 @@ class Session:
             raise ShapeMismatch(
                 f"{self.file}: takes {', '.join(expected)}, the data is {', '.join(given)}."
             )
-
-
-def fill(feed: Array, rows: int) -> Array:
-    """The array with its last row repeated until there are `rows`; unchanged if there are."""
-    missing = rows - len(feed)
-    if missing <= 0:
-        return feed[:rows]
-    return np.concatenate([feed, np.repeat(feed[-1:], missing, axis=0)])

@@ -250,6 +250,22 @@ def test_bench_without_and_with_data(call: Call, base: Path, tmp_path: Path):
     assert report.measurement["workers"] == 1
 
 
+def test_bench_goes_on_without_an_arm_that_fails(call: Call, base: Path, tmp_path: Path):
+    model = onnx.load(base / ONNX)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3  # what its weights do not take
+    onnx.save(model, tmp_path / "odd.onnx")
+    arms = (f"{base}@torch", "odd.onnx", base)
+    found = call("bench", *arms, *QUICK, "--data", "tiny:task", "--out", "b")
+    assert (found.code, found.err) == (2, "")
+    *_, note, last = found.out.splitlines()
+    assert note.startswith("odd.onnx: left out, ")
+    assert last == "report: b/report.html"
+    report = load_report(tmp_path / "b" / "report.json")
+    assert [arm.name for arm in report.arms] == [f"{base}@torch", str(base)]
+    assert [arm.runtime for arm in report.arms] == ["torch", "onnxruntime"]
+    assert report.failed.keys() == {"odd.onnx"}
+
+
 @pytest.mark.parametrize(
     ("verdict", "extra", "code"),
     [

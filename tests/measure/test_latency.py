@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +14,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from scipy import stats
 
-from compress.errors import WorkerFailed
-from compress.measure import worker
+from compress.errors import InputError, ShapeMismatch, WorkerFailed
+from compress.measure import latency, processes, worker
+from compress.measure.blocks import WarmUp
 from compress.measure.config import BenchConfig
 from compress.measure.latency import CONTROL, Measured, measure, measure_memory
+from compress.measure.processes import ArmFailed, environment
 
-SMALL = BenchConfig(batch=(1, 2), threads=(1,), workers=2, rounds=2, block_ms=0.5)
+SMALL = BenchConfig(batch=(1, 2), threads=(1,), workers=2, rounds=2, block_ms=0.5, warm_up_s=0.002)
 
 
 def write(path: Path, repeats: int = 1) -> Path:
@@ -131,8 +131,7 @@ def test_a_real_measurement_end_to_end(model: Path, tmp_path: Path):
         progress=lambda *step: seen.append(step),
         label="speed",
     )
-    assert measured.arms().count(CONTROL) == 1
-    assert set(measured.arms()) == {"short", "long", CONTROL}
+    assert measured.arms() == ["short", "long", CONTROL]  # though a coin shuffled them
     assert set(measured.blocks) == {
         (arm, batch, 1) for arm in ("short", "long", CONTROL) for batch in (1, 2)
     }
@@ -161,52 +160,163 @@ def test_a_model_that_does_not_load_is_named(tmp_path: Path, model: Path, call: 
     path = tmp_path / "bad.onnx"
     path.write_bytes(b"no model")
     with pytest.raises(WorkerFailed) as caught:
-        call({"bad one": path}, SMALL)
+        call({"good": model, "bad one": path}, SMALL)
     message = str(caught.value)
-    assert message.startswith("measuring bad one")
-    assert f"the process died: compress.errors.ModelFileError: {path}: onnxruntime" in message
+    assert message.startswith(f"measuring bad one: {path}: onnxruntime cannot load it: ")
     assert "\n" not in message
 
 
-def test_data_that_does_not_fit_is_told_with_all_arms(model: Path):
+def test_data_that_does_not_fit_is_told_of_the_arm(model: Path):
     wide = np.zeros((2, 5), np.float32)
-    with pytest.raises(WorkerFailed) as caught:
-        measure({"a": model, "b": model}, SMALL, inputs=lambda batch: (wide[:batch],))
-    assert str(caught.value).startswith(f"measuring a, b, {CONTROL}: the process died: ")
-    assert str(caught.value).endswith("the data is float32 [1, 5].")
+    settings = {"inputs": lambda batch: (wide[:batch],)}
+    with pytest.raises(WorkerFailed, match=r"^measuring a: .*the data is float32 \[1, 5\]\.$"):
+        measure({"a": model}, SMALL.model_copy(update={"control": False}), **settings)
+    failed: dict[str, str] = {}
+    with pytest.raises(ShapeMismatch, match=r"takes v0 .*the data is float32 \[2, 5\]"):
+        measure_memory({"a": model}, SMALL, failed=failed, **settings)
 
 
-def test_a_worker_that_is_killed_says_how(model: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(WorkerFailed) as caught:
-        measure({"a": model}, SMALL)
-    assert str(caught.value) == f"measuring a, {CONTROL}: the process died: exit code 1"
-
-
-def test_a_worker_that_hangs_is_stopped(model: Path, tmp_path: Path):
-    config = SMALL.model_copy(update={"timeout": 0.01})
-    with pytest.raises(WorkerFailed) as caught:
-        measure({"a": model}, config)
-    assert str(caught.value) == (
-        f"measuring a, {CONTROL}: the process hung for 0.01 s and was stopped."
+def out_of_range(path: Path) -> Path:
+    """A model that loads, and fails on every input: it takes the ninth of four columns."""
+    given, made = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("v0", ["n", 4]), ("v1", ["n", 1]))
     )
+    place = numpy_helper.from_array(np.array([9]), "place")
+    node = helper.make_node("Gather", ["v0", "place"], ["v1"], axis=1)
+    graph = helper.make_graph([node], "g", [given], [made], [place])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+def test_an_arm_that_fails_is_left_out_and_the_others_go_on(model: Path, tmp_path: Path):
+    bad = out_of_range(tmp_path / "bad.onnx")
+    arms = {"good": model, "bad": bad, "other": model}
+    measured = measure(arms, SMALL, keep_going=True)
+    assert set(measured.arms()) == {"good", "other", CONTROL}
+    assert measured.failed.keys() == {"bad"}
+    assert "indices" in measured.failed["bad"]
+    failed: dict[str, str] = {}
+    assert measure_memory(arms, SMALL, failed=failed).keys() == {"good", "other"}
+    assert failed == measured.failed
+    for first in ({"bad": bad, "good": model}, {"bad": bad}):
+        with pytest.raises(WorkerFailed, match=r"^measuring (bad|first arm again): "):
+            measure(first, SMALL, keep_going=True)
+    with pytest.raises(WorkerFailed, match=r"^measuring bad: "):
+        measure(arms, SMALL)
+
+
+def answer(job: dict, value: int = 1000) -> dict:
+    """What a worker would answer in which every block took as long."""
+    names = [(arm["name"], 1) for arm in job["arms"]]
+    cell = {"batch": 1, "threads": 1, "blocks_ns": [value, value], "calls_per_block": 3}
+    cell |= {"load_ns": 5, "first_call_ns": 7, "unstable": job["seed"] == 3001}
+    noise = {"seconds": 1.0, "calibration_ns": [9, 9]}
+    return {
+        "cells": [cell | {"arm": arm, "single_ns": [value]} for arm, _ in names[::-1]],
+        "order": [(1, names)],
+        "noise": noise,
+        "cpus": [0],
+    }
 
 
 def test_workers_draw_different_coins_from_the_seed(model: Path, monkeypatch: pytest.MonkeyPatch):
     seeds = []
 
-    def answer(command: list[str], input: str, **_: object) -> subprocess.CompletedProcess[str]:
-        job = json.loads(input)
+    def run(job: dict, *_: object) -> dict:
         seeds.append(job["seed"])
-        cells = [
-            {"arm": arm["name"], "batch": 1, "threads": 1, "blocks_ns": [1.0, 1.0], "calls": 3}
-            for arm in job["arms"]
-        ]
-        return subprocess.CompletedProcess(command, 0, json.dumps(cells), "")
+        return answer(job)
 
-    monkeypatch.setattr(subprocess, "run", answer)
-    measure({"a": model}, SMALL, seed=3)
-    assert seeds == [3000, 3001]
+    monkeypatch.setattr(latency, "run_worker", run)
+    measured = measure({"a": model}, SMALL, seed=3)
+    assert seeds == [entry.seed for entry in measured.workers] == [3000, 3001]
+    (point,) = measured.latency("a")
+    assert (point.load_ms, point.first_call_ms, point.unstable, point.n) == (5e-6, 7e-6, 1, 12)
+
+
+def test_an_arm_that_fails_late_takes_its_earlier_figures_along(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen = []
+
+    def run(job: dict, *_: object) -> dict:
+        names = [arm["name"] for arm in job["arms"]]
+        seen.append((job["seed"], names))
+        if job["seed"] == 1 and "b" in names:
+            raise ArmFailed("b", "it fell over", None)
+        return answer(job)
+
+    monkeypatch.setattr(latency, "run_worker", run)
+    measured = measure({"a": model, "b": model, "c": model}, SMALL, keep_going=True)
+    left = ["a", "c", CONTROL]
+    assert [coin for coin, _ in seen] == [0, 1, 1]
+    assert seen[-1][1] == measured.arms() == left
+    assert measured.failed == {"b": "it fell over"}
+    assert [entry.order for entry in measured.workers] == [[[0, 1, 2]], [[0, 1, 2]]]
+    assert all(rows.shape == (2, 2) for rows in measured.blocks.values())
+
+
+def test_a_worker_that_dies_before_any_arm_names_all(model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(WorkerFailed) as caught:
+        measure({"a": model}, SMALL, keep_going=True)
+    assert str(caught.value) == f"measuring a, {CONTROL}: the process died: exit code 1."
+
+
+#: Stands for a worker that reached the second arm; what it does then follows.
+REACHED = """
+import json, os, signal, sys, time
+job = json.load(sys.stdin)
+open(job["trace"], "w").write("%12d %6d" % (1, 1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "reason"),
+    [
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "the process was killed by SIGKILL, as happens where memory runs out",
+        ),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "the process was killed by SIGSEGV"),
+        ("time.sleep(60)", "the process hung for 2 s and was stopped"),
+        ("sys.exit('no more')", "the process died: no more"),
+    ],
+)
+def test_how_an_arm_failed_is_told(
+    model: Path, monkeypatch: pytest.MonkeyPatch, then: str, reason: str
+):
+    monkeypatch.setattr(processes, "_WORKER", ("-c", REACHED + then))
+    config = SMALL.model_copy(update={"timeout": 2.0, "control": False})
+    with pytest.raises(WorkerFailed) as caught:
+        measure({"a": model, "b": model}, config)
+    assert str(caught.value) == f"measuring b: {reason}."
+
+
+def test_a_worker_without_a_sign_of_life_is_stopped(model: Path):
+    with pytest.raises(WorkerFailed) as caught:
+        measure({"a": model}, SMALL.model_copy(update={"timeout": 0.01}))
+    assert str(caught.value).endswith("the process hung for 0.01 s and was stopped.")
+
+
+def test_threads_stand_in_a_workers_environment():
+    found = environment(3)
+    assert (found["OMP_NUM_THREADS"], found["MKL_NUM_THREADS"]) == ("3", "3")
+    assert found["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_workers_are_pinned_where_that_is_asked_for(model: Path):
+    cpu = min(worker._cpus())
+    config = SMALL.model_copy(update={"workers": 1, "batch": (1,)})
+    (free,) = measure({"a": model}, config).workers
+    assert free.cpus == worker._cpus()
+    pinned = config.model_copy(update={"affinity": (cpu,)})
+    (held,) = measure({"a": model}, pinned).workers
+    assert held.cpus == [cpu]
+    with pytest.raises(InputError, match=r"affinity: CPUs \[9999\] are not among those allowed"):
+        measure({"a": model}, config.model_copy(update={"affinity": (9999,)}))
+    assert BenchConfig(affinity=0).affinity == (0,)
 
 
 @pytest.fixture
@@ -214,27 +324,47 @@ def order(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
     """The order of blocks in one worker, by seed and rounds; nothing is timed."""
     ran: list[str] = []
 
-    class Block:
-        calls, loop = 3, 1
+    class Model:
+        def __init__(self, name: str) -> None:
+            self.name = name
 
-        def __init__(self, call: str, block_ns: float) -> None:
+        def example(self, batch: int) -> tuple[()]:
+            return ()
+
+        def bind(self, inputs: object) -> str:
+            return self.name
+
+        def prepare(self) -> None: ...
+
+    class Block:
+        calls, loop, unstable, single_ns = 3, 1, False, ()
+
+        def __init__(self, call: str, *_: object) -> None:
             self.name = call
 
-        def run(self) -> float:
-            ran.append(self.name)
-            return float(len(ran))
+        def warm(self, plan: WarmUp) -> bool:
+            return True
 
-    monkeypatch.setattr(worker, "_Block", Block)
-    monkeypatch.setattr(worker, "_load", lambda arm, *_: arm["name"])
+        def fit(self) -> None: ...
+
+        def run(self) -> int:
+            ran.append(self.name)
+            return len(ran)
+
+    monkeypatch.setattr(worker, "Block", Block)
+    monkeypatch.setattr(worker, "_open", lambda arm, *_: Model(arm["name"]))
     monkeypatch.setattr(worker.gc, "freeze", lambda: None)
 
     def run(seed: int, rounds: int) -> list[str]:
         ran.clear()
-        arms = [{"name": name, "file": ""} for name in "abcd"]
+        arms = [{"name": name, "file": "", "runtime": "onnxruntime"} for name in "abcd"]
         job = {"seed": seed, "batch": [1], "arms": arms, "threads": [1], "device": "cpu"}
-        found = worker.latencies(job | {"rounds": rounds, "block_ms": 1.0})
-        assert all(len(entry["blocks_ns"]) == rounds for entry in found)
-        assert all(entry["calls"] == 3 * rounds for entry in found)
+        job |= {"rounds": rounds, "block_ms": 1.0, "inputs": {}}
+        job |= {"warm_up_s": 0.0, "warm_up_calls": 0, "warm_up_cap_s": 0.0}
+        found = worker.latencies(job, worker.Trace(None))
+        assert all(len(entry["blocks_ns"]) == rounds for entry in found["cells"])
+        assert all(entry["calls_per_block"] == 3 for entry in found["cells"])
+        assert found["order"] == [(1, [(name, 1) for name in ran[:4]])]
         return list(ran)
 
     return run

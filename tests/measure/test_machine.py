@@ -88,4 +88,4 @@ def test_a_package_that_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch
         return "1.0"
 
     monkeypatch.setattr(module, "version", version)
-    assert versions() == dict.fromkeys(("torch", "onnx", "onnxruntime", "numpy"), "1.0")
+    assert versions() == dict.fromkeys(("torch", "onnx", "onnxruntime", "openvino", "numpy"), "1.0")

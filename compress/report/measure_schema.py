@@ -1,0 +1,96 @@
+"""What a report keeps of a measurement: enough to compute every ratio anew."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from compress.report.record import Record
+
+
+class Percentile(Record):
+    """A percentile over single calls, with its order-statistic interval.
+
+    Attributes:
+        value_ms: the percentile, in milliseconds.
+        low_ms, high_ms: each bound alone holds at 95 %, both together at 90 %, for calls that are
+            independent. Calls of one process resemble each other, so the doubt is larger.
+        n: calls, of all workers together.
+    """
+
+    value_ms: float
+    low_ms: float
+    high_ms: float
+    n: int = Field(ge=1)
+
+
+class Noise(Record):
+    """What disturbed one worker while it measured; None for what the machine does not tell.
+
+    Attributes:
+        seconds: that the measuring took, warm-up included.
+        involuntary_switches: how often the kernel took the CPU from the worker.
+        steal_ms: time that the hypervisor gave to others, over all CPUs.
+        cpu_pressure_ms: time in which some process of the machine waited for a CPU.
+        throttled_ms: time in which the worker's control group was throttled.
+        throttled_periods: how often that happened.
+        calibration_ns: a fixed piece of work in numpy, at the start and at the end.
+    """
+
+    seconds: float
+    involuntary_switches: int | None = None
+    steal_ms: int | None = None
+    cpu_pressure_ms: int | None = None
+    throttled_ms: int | None = None
+    throttled_periods: int | None = None
+    calibration_ns: tuple[int, int]
+
+
+class RawWorker(Record):
+    """One measuring process.
+
+    Attributes:
+        seed: of its coin.
+        order: for each batch size the places in `RawMeasurement.cells`, in the order that the coin
+            gave: they are loaded and timed forward, then backward, backward, forward, and so on.
+        cpus: numbers of the CPUs that it was allowed to run on; None where that cannot be told.
+        noise: what disturbed it.
+    """
+
+    seed: int
+    order: list[list[int]]
+    cpus: list[int] | None = None
+    noise: Noise
+
+
+class RawCell(Record):
+    """One arm at one batch size and thread count, in every worker.
+
+    Attributes:
+        arm: its name; the control's is "first arm again".
+        blocks_ns: (workers, rounds) medians of blocks, nanoseconds a call.
+        calls_per_block: (workers,) timed calls behind each of these medians.
+        load_ns: (workers,) time to load the model.
+        first_call_ns: (workers,) time of the first call.
+        unstable: numbers of the workers whose warm-up ended before the times had settled.
+    """
+
+    arm: str
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    blocks_ns: list[list[int]]
+    calls_per_block: list[int] = []
+    load_ns: list[int] = []
+    first_call_ns: list[int] = []
+    unstable: list[int] = []
+
+
+class RawMeasurement(Record):
+    """Everything that the latencies and ratios of a report follow from.
+
+    Attributes:
+        cells: every arm, the control included, at every batch size and thread count.
+        workers: the processes, in the order in which they ran.
+    """
+
+    cells: list[RawCell]
+    workers: list[RawWorker] = []

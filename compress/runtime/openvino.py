@@ -1,0 +1,121 @@
+"""ONNX models on OpenVINO, on the CPU (the extra `openvino`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.errors import DeviceUnavailable, InputError, ModelFileError, ShapeMismatch
+from compress.runtime.interface import Array, Feeds, in_batches, made_up
+
+try:
+    import openvino
+except ImportError as error:
+    raise InputError(
+        "runtime 'openvino' is not installed; pip install 'compress-kit[openvino]', or leave "
+        "@openvino out."
+    ) from error
+
+
+class OpenVinoModel:
+    """One ONNX model, compiled for the CPU.
+
+    As on onnxruntime: so many threads and one stream, none of them pinned to a core of its own,
+    and fp32 stays fp32, where OpenVINO would take bf16 by itself on processors that have it.
+    """
+
+    def __init__(self, file: Path, device: str = "cpu", threads: int = 1) -> None:
+        """Load a model.
+
+        Raises:
+            ModelFileError: the file is missing, damaged, or OpenVINO cannot run it.
+            DeviceUnavailable: another device than the CPU was asked for.
+        """
+        if device != "cpu":
+            raise DeviceUnavailable(f"device '{device}': runtime 'openvino' is for the CPU here.")
+        if not file.is_file():
+            raise ModelFileError(f"{file}: no such file; expected an ONNX model.")
+        self.file = file
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        try:
+            self._model = openvino.Core().read_model(file)
+            self._compiled = self._compile()
+        except RuntimeError as error:
+            raise ModelFileError(f"{file}: OpenVINO cannot load it: {_line(error)}") from error
+
+    def _compile(self) -> Any:
+        return openvino.Core().compile_model(self._model, "CPU", self._settings)
+
+    def run(self, inputs: Array | Feeds, batch_size: int = 250) -> Array:
+        """First output for all rows of the inputs, computed in batches; (n, …).
+
+        Raises:
+            ShapeMismatch: the model does not take arrays of this shape or type.
+        """
+        feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
+        first = self._model.inputs[0].partial_shape[0]
+        size = first.get_length() if first.is_static else batch_size
+        request = self._compiled.create_infer_request()
+
+        def call(part: Feeds) -> Array:
+            self._set(request, part)
+            request.infer()
+            return np.array(request.get_output_tensor(0).data)
+
+        return in_batches(call, feeds, size, filled=first.is_static)
+
+    def bind(self, inputs: Array | Feeds) -> Callable[[], None]:
+        """A call that runs one fixed batch, inputs and outputs in place."""
+        feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
+        request = self._compiled.create_infer_request()
+        self._set(request, feeds)
+        request.infer()
+        infer: Callable[[], Any] = request.infer
+        return infer
+
+    def _set(self, request: Any, feeds: Feeds) -> None:
+        self._check(feeds)
+        for place, feed in enumerate(feeds):
+            request.set_input_tensor(place, openvino.Tensor(np.ascontiguousarray(feed)))
+
+    def example(self, batch: int, seed: int = 0) -> Feeds:
+        """A batch of the declared shapes; every other unknown dimension becomes 1."""
+        random = np.random.default_rng(seed)
+        feeds = []
+        for entry in self._model.inputs:
+            sizes = [size.get_length() if size.is_static else 1 for size in entry.partial_shape]
+            kind = np.dtype(entry.element_type.to_dtype())
+            feeds.append(made_up([batch, *sizes[1:]], kind, random))
+        return tuple(feeds)
+
+    def prepare(self) -> None:
+        """Nothing: a compiled model has threads of its own."""
+
+    def _check(self, feeds: Feeds) -> None:
+        entries = self._model.inputs
+        fits = len(feeds) == len(entries) and all(
+            entry.partial_shape.compatible(openvino.PartialShape(list(feed.shape)))
+            and entry.element_type.to_dtype() == feed.dtype
+            for entry, feed in zip(entries, feeds, strict=True)
+        )
+        if not fits:
+            expected = [f"{entry.element_type} {entry.partial_shape}" for entry in entries]
+            given = [f"{feed.dtype} {list(feed.shape)}" for feed in feeds]
+            raise ShapeMismatch(
+                f"{self.file}: takes {', '.join(expected)}, the data is {', '.join(given)}."
+            )
+
+
+def _line(error: Exception) -> str:
+    """The line of OpenVINO's many in which it says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if not line.startswith("Exception from")), "")

@@ -1,0 +1,59 @@
+"""OpenVINO against onnxruntime on the same files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compress.data.task import Task
+from compress.errors import DeviceUnavailable, InputError, ModelFileError, ShapeMismatch
+from compress.runtime.interface import import_runtime, open_model
+from compress.runtime.onnxruntime import Session
+
+
+def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "compress.runtime.openvino", raising=False)
+    with pytest.raises(InputError, match=r"pip install 'compress-kit\[openvino\]'"):
+        import_runtime("openvino")
+
+
+@pytest.fixture
+def openvino():
+    return pytest.importorskip("openvino")
+
+
+def test_it_answers_as_onnxruntime_does(openvino, trained_onnx: Path, tiny_task: Task):
+    rows = tiny_task.test.inputs.numpy()
+    model = open_model("openvino", trained_onnx, threads=1)
+    expected = Session(trained_onnx).run(rows)
+    np.testing.assert_allclose(model.run(rows, batch_size=25), expected, rtol=1e-3, atol=1e-4)
+    call = model.bind(rows[:3])
+    call()
+    model.prepare()
+
+
+def test_examples_are_those_of_onnxruntime(openvino, trained_onnx: Path):
+    (found,) = open_model("openvino", trained_onnx).example(3)
+    (expected,) = Session(trained_onnx).example(3)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype
+
+
+def test_what_does_not_fit_is_one_line(openvino, trained_onnx: Path, tmp_path: Path):
+    model = open_model("openvino", trained_onnx)
+    for wrong in (np.zeros((2, 1, 5), np.float32), np.zeros((2, 1, 12, 12))):
+        with pytest.raises(ShapeMismatch, match=r"takes .*the data is float(32|64) \[2, 1, "):
+            model.bind(wrong)
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"no model")
+    with pytest.raises(ModelFileError, match=r"bad\.onnx: OpenVINO cannot load it: \S") as caught:
+        open_model("openvino", bad)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelFileError, match="no such file"):
+        open_model("openvino", tmp_path / "none.onnx")
+    with pytest.raises(DeviceUnavailable, match="for the CPU"):
+        open_model("openvino", trained_onnx, "cuda")
