@@ -1,37 +1,62 @@
-"""The report as one HTML page that needs no network and no script.
+"""The report as one HTML page that needs no network, and no script to be read.
 
 Every text of the report is escaped: by Jinja2 in the page, by ElementTree in the pictures. A
-Content-Security-Policy in the page forbids loading and running anything.
+Content-Security-Policy in the page forbids loading anything, and running any script but the one that
+sorts the tables, which it names by its hash.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from compress.report import tables
 from compress.report.bars import speed_axis, speed_scale, step_bar
+from compress.report.batch_sizes import batch_pictures
 from compress.report.branches import branch_steps
 from compress.report.drawing import legend_marker
 from compress.report.formatting import fact, size
 from compress.report.gains import batches, report_metric
 from compress.report.gate_table import gate_table
+from compress.report.highlights import LABELLED_AT_MOST
+from compress.report.limits import PAGE_AT_MOST, cut, fits_at_first, with_short_texts
 from compress.report.pictures import (
     NAMED_AT_MOST,
+    Width,
     accuracy_against_latency,
     outside_picture,
     picture_points,
 )
+from compress.report.ratios import ratio_picture
 from compress.report.schema import Report
 from compress.report.verdict import key_figures, verdict
+from compress.report.workers import ROWS_AT_MOST, worker_picture
 
 
 def render_html(report: Report) -> str:
-    """The whole page as text; the same report always gives the same page."""
+    """The page as text, below 1 MB; the same report always gives the same page.
+
+    What does not fit is left out and named: arms beside the Pareto front, then the ends of texts.
+    """
+    arms, letters = fits_at_first(report), 2_000
+    page = _page(cut(report, arms))
+    while len(page.encode()) >= PAGE_AT_MOST and letters:
+        report = with_short_texts(report, letters)
+        page = _page(cut(report, arms))
+        arms, letters = max(5, arms // 2), letters // 2
+    return page
+
+
+def _page(report: Report) -> str:
     branches = branch_steps(report)
     axis, points = speed_axis(branches), picture_points(report)
     return (
@@ -43,10 +68,15 @@ def render_html(report: Report) -> str:
             figures=key_figures(report),
             metric=report_metric(report),
             batch=next(iter(batches(report)), None),
-            pictures={
-                "wide": accuracy_against_latency(report, "wide"),
-                "narrow": accuracy_against_latency(report, "narrow"),
-            },
+            pictures=_both(accuracy_against_latency, report),
+            batch_pictures=batch_pictures(report),
+            workers=_both(worker_picture, report),
+            ratios=_both(ratio_picture, report),
+            crowded=len(report.arms) > LABELLED_AT_MOST,
+            timed=sum(bool(arm.latency) for arm in report.arms),
+            rows_at_most=ROWS_AT_MOST,
+            script=_script(),
+            script_hash=_hash(_script()),
             points=points,
             outside=outside_picture(report),
             keyed=len(points) > NAMED_AT_MOST,
@@ -63,6 +93,22 @@ def render_html(report: Report) -> str:
             recipe=recipe_text(report),
         )
     )
+
+
+def _both(draw: Callable[[Report, Width], Markup], report: Report) -> dict[str, Markup]:
+    """A picture for a screen and one for a phone."""
+    return {"wide": draw(report, "wide"), "narrow": draw(report, "narrow")}
+
+
+@cache
+def _script() -> Markup:
+    return Markup((files("compress.report") / "templates" / "sort.js").read_text("utf-8"))
+
+
+def _hash(script: str) -> str:
+    """As a Content-Security-Policy names a script that may run."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from compress.report.axes import Axis, linear_axis, log_axis
 from compress.report.drawing import element, marker, markup, text
 from compress.report.formatting import number
 from compress.report.gains import architecture_latency, batches, find_arm, report_metric
-from compress.report.labels import Box, Label, place_labels, text_width
+from compress.report.labels import Box, Label, place_labels, shortened, text_width
 from compress.report.schema import Arm, Quality, Report
 
 Width = Literal["wide", "narrow"]
@@ -74,7 +74,9 @@ def _all_points(report: Report) -> list[Point]:
         latency = architecture_latency(report, arm, sizes[0]) if sizes else None
         if latency is None or arm.quality is None:
             continue
-        points.append(Point(arm.name, _key(len(points)), _role(report, arm), latency, arm.quality))
+        points.append(
+            Point(arm.name, _key(len(points)), arm_role(report, arm), latency, arm.quality)
+        )
     return points
 
 
@@ -141,7 +143,8 @@ def _key(place: int) -> str:
     return key
 
 
-def _role(report: Report, arm: Arm) -> Literal["baseline", "final", "control", "arm"]:
+def arm_role(report: Report, arm: Arm) -> Literal["baseline", "final", "control", "arm"]:
+    """What an arm stands for in a picture."""
     if arm.control_of is not None:
         return "control"
     if arm.name == report.final:
@@ -275,7 +278,7 @@ def _draw_labels(
 ) -> None:
     rank = {"final": 0, "baseline": 1, "arm": 2, "control": 3}
     order = sorted(points, key=lambda point: (rank[point.role], -point.x))
-    named = [(point.x, point.y, point.key if keyed else _short(point.name)) for point in order]
+    named = [(point.x, point.y, point.key if keyed else shortened(point.name)) for point in order]
     for point, label in zip(order, place_labels(named, obstacles, frame, _FONT), strict=True):
         if label.far:
             x, y = _nearest(label, point)
@@ -287,7 +290,3 @@ def _draw_labels(
 def _nearest(label: Label, point: Point) -> tuple[float, float]:
     box = label.box
     return min(max(point.x, box.left), box.right), min(max(point.y, box.top), box.bottom)
-
-
-def _short(name: str, most: int = 26) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

@@ -19,11 +19,16 @@ from compress.report.schema import Arm, Candidate, Quality, Report
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: the figure, quieter lines beneath it, and words that are drawn as tags."""
+    """One cell: the figure, quieter lines beneath it, and words that are drawn as tags.
+
+    Attributes:
+        sort: the number that a page sorts the cell by; None for its text, and for "unknown".
+    """
 
     text: str = DASH
     notes: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    sort: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of equally many cells; the first column names the row."""
+    """Columns and rows of equally many cells; the first column names the row.
+
+    Attributes:
+        sortable: whether the cells of a column can be compared with each other.
+    """
 
     columns: list[Column]
     rows: list[list[Cell]] = field(default_factory=list)
+    sortable: bool = True
 
     def without_empty_columns(self, *, brief: bool = False) -> Table:
         """Without the columns in which no row says anything; `brief` keeps the main ones."""
@@ -51,7 +61,7 @@ class Table:
             if (column.brief or not brief) and any(row[place].text != DASH for row in self.rows)
         ]
         rows = [[row[place] for place in kept] for row in self.rows]
-        return Table([self.columns[place] for place in kept], rows)
+        return Table([self.columns[place] for place in kept], rows, self.sortable)
 
 
 def arms_table(report: Report) -> Table:
@@ -88,12 +98,16 @@ def _arm_row(report: Report, arm: Arm, sizes: list[int]) -> list[Cell]:
         _quality_cell(arm.quality),
         _drop_cell(report, arm),
         *(_latency_cell(report, arm, batch) for batch in sizes),
-        Cell(formatting.size(arm.size_bytes), (formatting.times(shrunk.factor),) if shrunk else ()),
-        Cell(formatting.count(arm.parameters)),
-        Cell(formatting.magnitude(arm.macs)),
+        Cell(
+            formatting.size(arm.size_bytes),
+            (formatting.times(shrunk.factor),) if shrunk else (),
+            sort=arm.size_bytes,
+        ),
+        Cell(formatting.count(arm.parameters), sort=arm.parameters),
+        Cell(formatting.magnitude(arm.macs), sort=arm.macs),
         _quality_cell(arm.validation),
-        Cell(formatting.size(arm.peak_memory_bytes)),
-        Cell(formatting.seconds(arm.seconds)),
+        Cell(formatting.size(arm.peak_memory_bytes), sort=arm.peak_memory_bytes),
+        Cell(formatting.seconds(arm.seconds), sort=arm.seconds),
     ]
 
 
@@ -122,7 +136,7 @@ def _quality_cell(quality: Quality | None) -> Cell:
         return Cell()
     metric = formatting.metric_format(quality.metric)
     notes = (metric.interval(quality.interval, quality.n), f"N = {quality.n:,}")
-    return Cell(metric.value(quality.value, quality.n), notes)
+    return Cell(metric.value(quality.value, quality.n), notes, sort=quality.value)
 
 
 def _drop_cell(report: Report, arm: Arm) -> Cell:
@@ -131,7 +145,8 @@ def _drop_cell(report: Report, arm: Arm) -> Cell:
         return Cell()
     n = found.n or (arm.quality.n if arm.quality else 1)
     notes = (metric.interval(found.interval, n),) if found.interval else ()
-    return Cell(metric.difference(found.difference, n), notes, _doubt(found.verdict))
+    figure = metric.difference(found.difference, n)
+    return Cell(figure, notes, _doubt(found.verdict), sort=found.difference)
 
 
 def _latency_cell(report: Report, arm: Arm, batch: int) -> Cell:
@@ -142,9 +157,9 @@ def _latency_cell(report: Report, arm: Arm, batch: int) -> Cell:
     threads = formatting.plural(point.threads, "thread")
     figure = formatting.milliseconds(point.median_ms)
     if gain is None:
-        return Cell(figure, (threads,))
+        return Cell(figure, (threads,), sort=point.median_ms)
     change = f"{formatting.times(gain.factor)} {gain.bounds()}".rstrip()
-    return Cell(figure, (change, threads), _doubt(gain.verdict))
+    return Cell(figure, (change, threads), _doubt(gain.verdict), sort=point.median_ms)
 
 
 def _doubt(verdict: str | None) -> tuple[str, ...]:
@@ -173,9 +188,9 @@ def _candidate_row(report: Report, entry: Candidate, metric: MetricFormat | None
         Cell(entry.stage),
         Cell(entry.name),
         Cell("", tags=("kept" if entry.kept else "refused",)),
-        Cell(_candidate_drop(report, entry, metric)),
-        Cell(formatting.times(speed)),
-        Cell(formatting.size(entry.size_bytes)),
+        Cell(_candidate_drop(report, entry, metric), sort=entry.drop),
+        Cell(formatting.times(speed), sort=speed),
+        Cell(formatting.size(entry.size_bytes), sort=entry.size_bytes),
         Cell(entry.reason),
     ]
 
@@ -204,7 +219,7 @@ def operators_table(report: Report) -> Table:
 
 def _operator_cell(counts: dict[str, int]) -> Cell:
     shown = [f"{amount} {precision}" for precision, amount in sorted(counts.items()) if amount]
-    return Cell(", ".join(shown) or DASH)
+    return Cell(", ".join(shown) or DASH, sort=sum(counts.values()) or None)
 
 
 def timings_table(report: Report) -> Table:
@@ -214,13 +229,13 @@ def timings_table(report: Report) -> Table:
     rows = [
         [
             Cell(arm.name),
-            Cell(str(point.batch)),
-            Cell(str(point.threads), tags=("best",) if point.best else ()),
-            Cell(formatting.milliseconds(point.median_ms)),
-            Cell(formatting.milliseconds(point.p90_ms)),
-            Cell(formatting.number(point.throughput)),
-            Cell(formatting.count(point.n)),
-            Cell(_spread(point.workers_ms)),
+            Cell(str(point.batch), sort=point.batch),
+            Cell(str(point.threads), tags=("best",) if point.best else (), sort=point.threads),
+            Cell(formatting.milliseconds(point.median_ms), sort=point.median_ms),
+            Cell(formatting.milliseconds(point.p90_ms), sort=point.p90_ms),
+            Cell(formatting.number(point.throughput), sort=point.throughput),
+            Cell(formatting.count(point.n), sort=point.n),
+            Cell(_spread(point.workers_ms), sort=min(point.workers_ms, default=None)),
         ]
         for arm in report.arms
         for point in arm.latency
@@ -242,7 +257,7 @@ def metrics_table(report: Report) -> Table:
     headings = [formatting.metric_format(name).heading for name in names]
     columns = [Column("Arm", numeric=False), *(Column(heading) for heading in headings)]
     rows = [
-        [Cell(arm.name), *(Cell(_detail(name, details)) for name in names)]
+        [Cell(arm.name), *(Cell(_detail(name, details), sort=details.get(name)) for name in names)]
         for arm, details in found
         if details
     ]
