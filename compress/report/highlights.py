@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress.report.gains import batches, find_arm
-from compress.report.pictures import arm_role, pareto_front, picture_points
+from compress.report.points import arm_role, pareto_front, picture_points
 from compress.report.schema import Arm, Report
 
 #: With more arms than this a picture labels the highlighted ones and draws the others pale.

@@ -1,8 +1,8 @@
 """The report as one HTML page that needs no network, and no script to be read.
 
 Every text of the report is escaped: by Jinja2 in the page, by ElementTree in the pictures. A
-Content-Security-Policy in the page forbids loading anything, and running any script but the one that
-sorts the tables, which it names by its hash.
+Content-Security-Policy in the page forbids loading anything, and running any script but the one
+that sorts the tables, which it names by its hash.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from compress.report.formatting import fact, size
 from compress.report.gains import batches, report_metric
 from compress.report.gate_table import gate_table
 from compress.report.highlights import LABELLED_AT_MOST
-from compress.report.limits import PAGE_AT_MOST, cut, fits_at_first, with_short_texts
+from compress.report.limits import PAGE_AT_MOST, cut, fits_at_first, left_out, with_short_texts
 from compress.report.pictures import (
     NAMED_AT_MOST,
     Width,
     accuracy_against_latency,
-    outside_picture,
-    picture_points,
 )
+from compress.report.points import labelled, outside_picture, picture_points
 from compress.report.ratios import ratio_picture
 from compress.report.schema import Report
 from compress.report.verdict import key_figures, verdict
@@ -48,15 +47,16 @@ def render_html(report: Report) -> str:
     What does not fit is left out and named: arms beside the Pareto front, then the ends of texts.
     """
     arms, letters = fits_at_first(report), 2_000
-    page = _page(cut(report, arms))
+    shown = cut(report, arms)
+    page = _page(shown, left_out(report, shown))
     while len(page.encode()) >= PAGE_AT_MOST and letters:
-        report = with_short_texts(report, letters)
-        page = _page(cut(report, arms))
-        arms, letters = max(5, arms // 2), letters // 2
+        shown = with_short_texts(cut(report, arms), letters)
+        page = _page(shown, left_out(report, shown) or "Long texts end early; report.json has all.")
+        arms, letters = max(20, arms // 2), letters // 2
     return page
 
 
-def _page(report: Report) -> str:
+def _page(report: Report, left_out: str) -> str:
     branches = branch_steps(report)
     axis, points = speed_axis(branches), picture_points(report)
     return (
@@ -64,6 +64,7 @@ def _page(report: Report) -> str:
         .get_template("report.html.jinja")
         .render(
             report=report,
+            left_out=left_out,
             verdict=verdict(report),
             figures=key_figures(report),
             metric=report_metric(report),
@@ -72,12 +73,13 @@ def _page(report: Report) -> str:
             batch_pictures=batch_pictures(report),
             workers=_both(worker_picture, report),
             ratios=_both(ratio_picture, report),
-            crowded=len(report.arms) > LABELLED_AT_MOST,
             timed=sum(bool(arm.latency) for arm in report.arms),
+            labelled_at_most=LABELLED_AT_MOST,
             rows_at_most=ROWS_AT_MOST,
             script=_script(),
             script_hash=_hash(_script()),
             points=points,
+            keys=labelled(points),
             outside=outside_picture(report),
             keyed=len(points) > NAMED_AT_MOST,
             branches=branches if axis else [],

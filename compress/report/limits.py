@@ -28,26 +28,28 @@ def fits_at_first(report: Report) -> int:
 def cut(report: Report, arms: int) -> Report:
     """The report with at most so many arms, and what belongs to them.
 
-    Baseline, final model with all it came from, and the Pareto front are kept first. A note says
-    what is missing.
+    Baseline, final model with all it came from, and the Pareto front are kept first.
     """
     if arms >= len(report.arms):
         return report
     kept = _kept(report, arms)
     names = {arm.name for arm in kept}
     candidates = [entry for entry in report.candidates if entry.stage in names][: 3 * arms]
-    note = (
-        f"This page shows {len(kept)} of {len(report.arms)} arms and {len(candidates)} of "
-        f"{len(report.candidates)} candidates, to stay readable; report.json has all."
-    )
     return report.model_copy(
         update={
             "arms": kept,
             "candidates": candidates,
             "comparisons": [entry for entry in report.comparisons if entry.candidate in names],
-            "notes": [note, *report.notes],
         }
     )
+
+
+def left_out(report: Report, shown: Report) -> str:
+    """What a page does not show of the report, in one sentence; nothing where it shows all."""
+    pairs = [(len(shown.arms), len(report.arms), "arms")]
+    pairs.append((len(shown.candidates), len(report.candidates), "candidates"))
+    parts = [f"{some} of {every} {noun}" for some, every, noun in pairs if some < every]
+    return f"This page shows {' and '.join(parts)}; report.json has all." if parts else ""
 
 
 def _kept(report: Report, most: int) -> list[Arm]:

@@ -22,7 +22,7 @@ def ratio_rows(report: Report) -> list[Row]:
     return [
         row
         for entry in latencies
-        for row in _rows(report, report.gate, entry, f" at {entry.batch}" if several else "")
+        for row in _rows(report, report.gate, entry, f", batch {entry.batch}" if several else "")
     ]
 
 
@@ -39,7 +39,7 @@ def _rows(report: Report, gate: Gate, entry: Comparison, where: str) -> list[Row
     )
     rows = [
         Row(f"baseline{where}", "baseline", shown, (), 1.0),
-        Row(f"candidate{where}", "final", figure, ratios, entry.ratio, bounds),
+        Row(f"candidate{where}", "arm", figure, ratios, entry.ratio, bounds),
     ]
     if entry.batch in gate.control:
         again = gate.control[entry.batch]

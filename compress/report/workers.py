@@ -153,7 +153,7 @@ class Strips:
             text(self.canvas, f"label {row.look}", name, frame.left - 12, y + 4, "end")
             text(self.canvas, "tick", row.figure, frame.right + 10, y + 4)
         else:
-            text(self.canvas, f"label {row.look}", shortened(row.name, 18), 2, top + 13)
+            text(self.canvas, f"label {row.look}", shortened(row.name, 21), 2, top + 13)
             text(self.canvas, "tick", row.figure, 338, top + 13, "end")
             y = top + 30
         group = ET.SubElement(self.canvas, "g", {"class": f"point {row.look}"})
