@@ -235,9 +235,15 @@ def test_paper_shows_all_in_ink_on_white(browser: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_text_everywhere(browser: Any, tmp_path: Path, name: str) -> None:
     for report in (sample_report(), check_report()):
-        arms = [*report.arms[:-1], report.arms[-1].model_copy(update={"name": name})]
-        update = {"arms": arms, "title": name, "command": name, "notes": [name]}
-        spoilt = report.model_copy(update=update)
+        *others, arm = report.arms
+        compared = [
+            entry.model_copy(update={"candidate": name}) if entry.candidate == arm.name else entry
+            for entry in report.comparisons
+        ]
+        update = {"arms": [*others, arm.model_copy(update={"name": name})], "comparisons": compared}
+        spoilt = report.model_copy(
+            update=update | {"title": name, "command": name, "notes": [name]}
+        )
         with opened(browser, spoilt, tmp_path) as page:
             assert page.title() == name
             assert page.locator("h1").inner_text() == name
