@@ -107,7 +107,7 @@ def _picture(
     gutter = 12 + max((text_width(name, _FONT) for name in names.values()), default=0.0)
     frame = Box(48, 12, across - gutter, down - 44)
     sizes = sorted({place.batch for line in lines for place in line.places})
-    x_axis = log_axis(sizes, frame.left, frame.right, margin=1.15)
+    x_axis = log_axis(sizes, frame.left + 14, frame.right - 8, margin=1.0)
     bounds = [bound for line in lines for place in line.places for bound in (place.low, place.high)]
     y_axis = log_axis(bounds, frame.bottom, frame.top, margin=1.25)
     description = f"{title} against batch size, one line per arm"
@@ -172,6 +172,6 @@ def _draw_names(
     heights = spread([y for _, y in ends], 15.5, frame.top, frame.bottom)
     for line, (x, y), height in zip(lines, ends, heights, strict=True):
         left = frame.right + 4
-        if abs(height - y) > 3 or left - x > 30:
+        if abs(height - y) > 3 or x < frame.right - 9:
             element(canvas, "line", "leader", x1=x + 6, y1=y, x2=left - 1, y2=height)
         text(canvas, f"label {line.look}", names[line.name], left + 1, height + 4)

@@ -52,7 +52,7 @@ def render_html(report: Report) -> str:
     while len(page.encode()) >= PAGE_AT_MOST and letters:
         shown = with_short_texts(cut(report, arms), letters)
         page = _page(shown, left_out(report, shown) or "Long texts end early; report.json has all.")
-        arms, letters = max(20, arms // 2), letters // 2
+        arms, letters = max(20, arms // 2), letters // 4
     return page
 
 

@@ -66,9 +66,12 @@ def place_labels(
     """
     placed: list[Label] = []
     for x, y, text in points:
-        taken = [label.box for label in placed]
+        reach = _DISTANCES[-1] + max(text_width(text, font_size), 2 * font_size)
+        around = Box(x - reach, y - reach, x + reach, y + reach)
+        taken = [label.box for label in placed if label.box.overlap(around)]
+        near = [obstacle for obstacle in obstacles if obstacle.overlap(around)]
         choices = [
-            (_cost(box, distance, taken, obstacles, frame), Label(text, box, distance > 15))
+            (_cost(box, distance, taken, near, frame), Label(text, box, distance > 15))
             for distance in _DISTANCES
             for box in _boxes(x, y, text_width(text, font_size), font_size * 1.3, distance)
         ]

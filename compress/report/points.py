@@ -9,7 +9,8 @@ from typing import Literal
 from compress.report.gains import architecture_latency, batches
 from compress.report.schema import Arm, Quality, Report
 
-#: With more points than this only the baseline, the final model and the Pareto front are labelled.
+#: With more points than this only the baseline, the final model and the Pareto front are labelled,
+#: and of a front of more than half as many every other, every third, ….
 KEYED_AT_MOST = 40
 
 
@@ -80,8 +81,9 @@ def labelled(points: Sequence[Point]) -> list[Point]:
     """Those that a picture has room to label."""
     if len(points) <= KEYED_AT_MOST:
         return list(points)
-    front = {point.name for point in pareto_front(points)}
-    return [point for point in points if point.role in ("baseline", "final") or point.name in front]
+    front = pareto_front(points)
+    names = {point.name for point in front[:: 1 + 2 * len(front) // KEYED_AT_MOST]}
+    return [point for point in points if point.role in ("baseline", "final") or point.name in names]
 
 
 def _goodness(point: Point) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -164,10 +162,6 @@ def test_page_is_well_formed_and_loads_nothing(report: Report) -> None:
     page = Page(source)
     assert len(source.encode()) < 300_000
     assert not {"link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
-    (script,) = re.findall(r"<script>(.*?)</script>", source, flags=re.DOTALL)
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{allowed}'" in source
-    assert "unsafe-inline" not in source.partition("script-src")[2].partition(">")[0]
     for tag, attributes in page.tags:
         assert not {"src", "href", "xlink:href", "srcset"} & set(attributes), tag
         assert not [name for name in attributes if name.startswith("on")], tag
