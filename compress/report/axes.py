@@ -27,6 +27,10 @@ class Axis:
     ticks: tuple[float, ...]
     logarithmic: bool = False
 
+    def within(self, low: float, high: float) -> tuple[float, ...]:
+        """The ticks between two values."""
+        return tuple(tick for tick in self.ticks if low <= tick <= high)
+
     def __call__(self, value: float) -> float:
         scale: Callable[[float], float] = math.log10 if self.logarithmic else float
         low, high = scale(self.low), scale(self.high)
@@ -64,7 +68,12 @@ def log_ticks(low: float, high: float, most: int = 9) -> tuple[float, ...]:
         ticks = tuple(tick for tick in found if low <= tick <= high)
         if len(best) < len(ticks) <= most:
             best = ticks
-    return best
+    return best if len(best) > 2 or high > 3 * low else _even_ticks(low, high, most)
+
+
+def _even_ticks(low: float, high: float, most: int) -> tuple[float, ...]:
+    """Between values so close that round digits of a decade hardly occur: even steps."""
+    return linear_axis((low, high), 0, 1, most - 1).within(low, high)
 
 
 def _round_step(step: float) -> float:

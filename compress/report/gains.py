@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compress.report.formatting import MetricFormat, interval, metric_format, number, times
 from compress.report.record import Interval
-from compress.report.schema import Arm, Comparison, Report
+from compress.report.schema import Arm, Comparison, Latency, Report
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,11 @@ def quality_drop(report: Report, arm: Arm) -> Comparison | None:
     """The paired comparison of an arm's quality with the baseline's, where it has a difference."""
     found = comparison(report, report.baseline, arm.name, "quality")
     return found if found and found.difference is not None else None
+
+
+def worker_medians(point: Latency | None) -> list[float]:
+    """Each worker's median in ms; empty where nothing was timed."""
+    return [median for median in point.workers_ms if median > 0] if point else []
 
 
 def architecture_latency(report: Report, arm: Arm, batch: int) -> float | None:

@@ -20,7 +20,8 @@ def gate_table(report: Report) -> Table:
     ]
     if report.gate is None:
         return Table(columns)
-    return Table(columns, [_gate_row(report, entry) for entry in report.comparisons])
+    rows = [_gate_row(report, entry) for entry in report.comparisons]
+    return Table(columns, rows, sortable=False)
 
 
 def _gate_row(report: Report, entry: Comparison) -> list[Cell]:

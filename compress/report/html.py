@@ -1,37 +1,63 @@
-"""The report as one HTML page that needs no network and no script.
+"""The report as one HTML page that needs no network, and no script to be read.
 
 Every text of the report is escaped: by Jinja2 in the page, by ElementTree in the pictures. A
-Content-Security-Policy in the page forbids loading and running anything.
+Content-Security-Policy in the page forbids loading anything, and running any script but the one
+that sorts the tables, which it names by its hash.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from compress.report import tables
 from compress.report.bars import speed_axis, speed_scale, step_bar
+from compress.report.batch_sizes import batch_pictures
 from compress.report.branches import branch_steps
 from compress.report.drawing import legend_marker
 from compress.report.formatting import fact, size
 from compress.report.gains import batches, report_metric
 from compress.report.gate_table import gate_table
+from compress.report.highlights import LABELLED_AT_MOST
+from compress.report.limits import PAGE_AT_MOST, cut, fits_at_first, left_out, with_short_texts
 from compress.report.pictures import (
     NAMED_AT_MOST,
+    Width,
     accuracy_against_latency,
-    outside_picture,
-    picture_points,
 )
+from compress.report.points import labelled, outside_picture, picture_points
+from compress.report.ratios import ratio_picture
 from compress.report.schema import Report
+from compress.report.timings import timings_table
 from compress.report.verdict import key_figures, verdict
+from compress.report.workers import ROWS_AT_MOST, worker_picture
 
 
 def render_html(report: Report) -> str:
-    """The whole page as text; the same report always gives the same page."""
+    """The page as text, below 1 MB; the same report always gives the same page.
+
+    What does not fit is left out and named: arms beside the Pareto front, then the ends of texts.
+    """
+    arms, letters = fits_at_first(report), 2_000
+    shown = cut(report, arms)
+    page = _page(shown, left_out(report, shown))
+    while len(page.encode()) >= PAGE_AT_MOST and letters:
+        shown = with_short_texts(cut(report, arms), letters)
+        page = _page(shown, left_out(report, shown) or "Long texts end early; report.json has all.")
+        arms, letters = max(20, arms // 2), letters // 4
+    return page
+
+
+def _page(report: Report, left_out: str) -> str:
     branches = branch_steps(report)
     axis, points = speed_axis(branches), picture_points(report)
     return (
@@ -39,15 +65,22 @@ def render_html(report: Report) -> str:
         .get_template("report.html.jinja")
         .render(
             report=report,
+            left_out=left_out,
             verdict=verdict(report),
             figures=key_figures(report),
             metric=report_metric(report),
             batch=next(iter(batches(report)), None),
-            pictures={
-                "wide": accuracy_against_latency(report, "wide"),
-                "narrow": accuracy_against_latency(report, "narrow"),
-            },
+            pictures=_both(accuracy_against_latency, report),
+            batch_pictures=batch_pictures(report),
+            workers=_both(worker_picture, report),
+            ratios=_both(ratio_picture, report),
+            timed=sum(bool(arm.latency) for arm in report.arms),
+            labelled_at_most=LABELLED_AT_MOST,
+            rows_at_most=ROWS_AT_MOST,
+            script=_script(),
+            script_hash=_hash(_script()),
             points=points,
+            keys=labelled(points),
             outside=outside_picture(report),
             keyed=len(points) > NAMED_AT_MOST,
             branches=branches if axis else [],
@@ -56,13 +89,29 @@ def render_html(report: Report) -> str:
             arms=tables.arms_table(report).without_empty_columns(),
             candidates=tables.candidates_table(report),
             operators=tables.operators_table(report),
-            timings=tables.timings_table(report),
+            timings=timings_table(report),
             metrics=tables.metrics_table(report),
             machine=facts(report.machine),
             measurement=facts(report.measurement),
             recipe=recipe_text(report),
         )
     )
+
+
+def _both(draw: Callable[[Report, Width], Markup], report: Report) -> dict[str, Markup]:
+    """A picture for a screen and one for a phone."""
+    return {"wide": draw(report, "wide"), "narrow": draw(report, "narrow")}
+
+
+@cache
+def _script() -> Markup:
+    return Markup((files("compress.report") / "templates" / "sort.js").read_text("utf-8"))
+
+
+def _hash(script: str) -> str:
+    """As a Content-Security-Policy names a script that may run."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:

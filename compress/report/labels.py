@@ -66,9 +66,12 @@ def place_labels(
     """
     placed: list[Label] = []
     for x, y, text in points:
-        taken = [label.box for label in placed]
+        reach = _DISTANCES[-1] + max(text_width(text, font_size), 2 * font_size)
+        around = Box(x - reach, y - reach, x + reach, y + reach)
+        taken = [label.box for label in placed if label.box.overlap(around)]
+        near = [obstacle for obstacle in obstacles if obstacle.overlap(around)]
         choices = [
-            (_cost(box, distance, taken, obstacles, frame), Label(text, box, distance > 15))
+            (_cost(box, distance, taken, near, frame), Label(text, box, distance > 15))
             for distance in _DISTANCES
             for box in _boxes(x, y, text_width(text, font_size), font_size * 1.3, distance)
         ]
@@ -93,3 +96,35 @@ def _cost(
     cost += sum(1000 + 50 * shared for other in taken if (shared := box.overlap(other)))
     cost += sum(25 + 2 * shared for other in obstacles if (shared := box.overlap(other)))
     return cost if box.inside(frame) else cost + 100_000
+
+
+def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """The nearest places, in the sense of least squares, that stand at least `gap` apart.
+
+    Taking `gap` off once for each label before it turns the task into an isotonic regression, which
+    pooling adjacent violators solves (Ayer et al., 1955, doi:10.1214/aoms/1177728423).
+
+    Args:
+        places: pixels, in any order; the answer keeps their order.
+        low, high: bounds of the answer; where all do not fit, the last ones leave it.
+    """
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    pools: list[tuple[float, int]] = []
+    for rank, index in enumerate(order):
+        mean, size = places[index] - rank * gap, 1
+        while pools and pools[-1][0] > mean:
+            before, more = pools.pop()
+            mean, size = (mean * size + before * more) / (size + more), size + more
+        pools.append((mean, size))
+    highest = max(low, high - (len(places) - 1) * gap)
+    means = [min(max(mean, low), highest) for mean, size in pools for _ in range(size)]
+    found = {
+        index: mean + rank * gap
+        for rank, (index, mean) in enumerate(zip(order, means, strict=True))
+    }
+    return [found[index] for index in range(len(places))]
+
+
+def shortened(name: str, most: int = 26) -> str:
+    """A name of at most `most` letters; a longer one ends in an ellipsis."""
+    return name if len(name) <= most else name[: most - 1] + "…"

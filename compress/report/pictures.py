@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -17,9 +17,10 @@ from markupsafe import Markup
 from compress.report.axes import Axis, linear_axis, log_axis
 from compress.report.drawing import element, marker, markup, text
 from compress.report.formatting import number
-from compress.report.gains import architecture_latency, batches, find_arm, report_metric
-from compress.report.labels import Box, Label, place_labels, text_width
-from compress.report.schema import Arm, Quality, Report
+from compress.report.gains import batches, find_arm, report_metric
+from compress.report.labels import Box, Label, place_labels, shortened, text_width
+from compress.report.points import Point, labelled, pareto_front, picture_points
+from compress.report.schema import Report
 
 Width = Literal["wide", "narrow"]
 
@@ -28,54 +29,6 @@ _FONT = 12.5
 _MARKER = 5.5
 #: With more arms than this the points carry keys for a legend instead of names.
 NAMED_AT_MOST = 14
-
-
-@dataclass(frozen=True)
-class Point:
-    """One arm of the picture: what it shows and where it stands, in pixels."""
-
-    name: str
-    key: str
-    role: Literal["baseline", "final", "control", "arm"]
-    latency: float
-    quality: Quality
-    x: float = 0.0
-    y: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
-
-
-def picture_points(report: Report) -> list[Point]:
-    """The arms that the picture shows, each with a short key, in report order."""
-    outside = outside_picture(report)
-    return [point for point in _all_points(report) if point not in outside]
-
-
-def outside_picture(report: Report) -> list[Point]:
-    """Arms so far below all others that showing them would press the others into one line.
-
-    A model that was pruned and not yet trained again is the usual one.
-    """
-    points = sorted(_all_points(report), key=_goodness)
-    outside: list[Point] = []
-    while len(points) > 2 and points[0].role not in ("baseline", "final"):
-        rest = [bound for point in points[1:] for bound in point.quality.interval]
-        gap = min(abs(points[0].quality.value - bound) for bound in rest)
-        if gap <= 3 * (max(rest) - min(rest)):
-            break
-        outside.append(points.pop(0))
-    return outside
-
-
-def _all_points(report: Report) -> list[Point]:
-    sizes = batches(report)
-    points: list[Point] = []
-    for arm in report.arms:
-        latency = architecture_latency(report, arm, sizes[0]) if sizes else None
-        if latency is None or arm.quality is None:
-            continue
-        points.append(Point(arm.name, _key(len(points)), _role(report, arm), latency, arm.quality))
-    return points
 
 
 def accuracy_against_latency(report: Report, width: Width) -> Markup:
@@ -96,57 +49,22 @@ def accuracy_against_latency(report: Report, width: Width) -> Markup:
     x_axis = log_axis([point.latency for point in points], frame.left, frame.right, most=most)
     limits = [bound for point in points for bound in (*point.quality.interval, point.quality.value)]
     y_axis = linear_axis(limits, frame.bottom, frame.top)
-    points = _apart([_placed(point, x_axis, y_axis) for point in points])
+    points = [_placed(point, x_axis, y_axis) for point in points]
+    front, points = pareto_front(points), _apart(points)
 
     canvas = ET.Element(
         "svg",
         {"viewBox": f"0 0 {across} {down}", "role": "img", "aria-label": _description(report)},
     )
     _draw_axes(canvas, report, frame, x_axis, y_axis)
-    front = pareto_front(points)
     obstacles = _obstacles(points, front, frame)
     obstacles += _draw_budget(canvas, report, frame, y_axis, obstacles)
     _draw_front(canvas, front, frame)
     for point in points:
         _draw_point(canvas, point)
     keyed = width == "narrow" or len(points) > NAMED_AT_MOST
-    _draw_labels(canvas, points, frame, obstacles, keyed=keyed)
+    _draw_labels(canvas, labelled(points), frame, obstacles, keyed=keyed)
     return markup(canvas)
-
-
-def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that none beats in latency and quality at once, fastest first.
-
-    Controls are left out: they show what the teacher gave and are no choice of their own.
-    """
-    chosen: list[Point] = []
-    order = [point for point in points if point.role != "control"]
-    for point in sorted(order, key=lambda point: (point.latency, -_goodness(point))):
-        if not chosen or _goodness(point) > _goodness(chosen[-1]):
-            chosen.append(point)
-    return chosen
-
-
-def _goodness(point: Point) -> float:
-    return point.quality.value if point.quality.higher_is_better else -point.quality.value
-
-
-def _key(place: int) -> str:
-    """A, B, …, Z, AA, AB, …."""
-    key = ""
-    place += 1
-    while place:
-        place, letter = divmod(place - 1, 26)
-        key = chr(ord("A") + letter) + key
-    return key
-
-
-def _role(report: Report, arm: Arm) -> Literal["baseline", "final", "control", "arm"]:
-    if arm.control_of is not None:
-        return "control"
-    if arm.name == report.final:
-        return "final"
-    return "baseline" if arm.name == report.baseline else "arm"
 
 
 def _placed(point: Point, x_axis: Axis, y_axis: Axis) -> Point:
@@ -275,7 +193,7 @@ def _draw_labels(
 ) -> None:
     rank = {"final": 0, "baseline": 1, "arm": 2, "control": 3}
     order = sorted(points, key=lambda point: (rank[point.role], -point.x))
-    named = [(point.x, point.y, point.key if keyed else _short(point.name)) for point in order]
+    named = [(point.x, point.y, point.key if keyed else shortened(point.name)) for point in order]
     for point, label in zip(order, place_labels(named, obstacles, frame, _FONT), strict=True):
         if label.far:
             x, y = _nearest(label, point)
@@ -287,7 +205,3 @@ def _draw_labels(
 def _nearest(label: Label, point: Point) -> tuple[float, float]:
     box = label.box
     return min(max(point.x, box.left), box.right), min(max(point.y, box.top), box.bottom)
-
-
-def _short(name: str, most: int = 26) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

@@ -14,20 +14,21 @@ from compress.report.gains import (
     report_metric,
     size_gain,
 )
-from compress.report.measure_schema import Percentile
-from compress.report.schema import Arm, Candidate, Latency, Quality, Report
-
-#: Percentiles of single calls that are shown.
-_PERCENTILES = ("p50", "p90", "p95", "p99")
+from compress.report.schema import Arm, Candidate, Quality, Report
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: the figure, quieter lines beneath it, and words that are drawn as tags."""
+    """One cell: the figure, quieter lines beneath it, and words that are drawn as tags.
+
+    Attributes:
+        sort: the number that a page sorts the cell by; None for its text, and for "unknown".
+    """
 
     text: str = DASH
     notes: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    sort: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of equally many cells; the first column names the row."""
+    """Columns and rows of equally many cells; the first column names the row.
+
+    Attributes:
+        sortable: whether the cells of a column can be compared with each other.
+    """
 
     columns: list[Column]
     rows: list[list[Cell]] = field(default_factory=list)
+    sortable: bool = True
 
     def without_empty_columns(self, *, brief: bool = False) -> Table:
         """Without the columns in which no row says anything; `brief` keeps the main ones."""
@@ -55,7 +61,7 @@ class Table:
             if (column.brief or not brief) and any(row[place].text != DASH for row in self.rows)
         ]
         rows = [[row[place] for place in kept] for row in self.rows]
-        return Table([self.columns[place] for place in kept], rows)
+        return Table([self.columns[place] for place in kept], rows, self.sortable)
 
 
 def arms_table(report: Report) -> Table:
@@ -92,12 +98,16 @@ def _arm_row(report: Report, arm: Arm, sizes: list[int]) -> list[Cell]:
         _quality_cell(arm.quality),
         _drop_cell(report, arm),
         *(_latency_cell(report, arm, batch) for batch in sizes),
-        Cell(formatting.size(arm.size_bytes), (formatting.times(shrunk.factor),) if shrunk else ()),
-        Cell(formatting.count(arm.parameters)),
-        Cell(formatting.magnitude(arm.macs)),
+        Cell(
+            formatting.size(arm.size_bytes),
+            (formatting.times(shrunk.factor),) if shrunk else (),
+            sort=arm.size_bytes,
+        ),
+        Cell(formatting.count(arm.parameters), sort=arm.parameters),
+        Cell(formatting.magnitude(arm.macs), sort=arm.macs),
         _quality_cell(arm.validation),
-        Cell(formatting.size(arm.peak_memory_bytes)),
-        Cell(formatting.seconds(arm.seconds)),
+        Cell(formatting.size(arm.peak_memory_bytes), sort=arm.peak_memory_bytes),
+        Cell(formatting.seconds(arm.seconds), sort=arm.seconds),
     ]
 
 
@@ -126,7 +136,7 @@ def _quality_cell(quality: Quality | None) -> Cell:
         return Cell()
     metric = formatting.metric_format(quality.metric)
     notes = (metric.interval(quality.interval, quality.n), f"N = {quality.n:,}")
-    return Cell(metric.value(quality.value, quality.n), notes)
+    return Cell(metric.value(quality.value, quality.n), notes, sort=quality.value)
 
 
 def _drop_cell(report: Report, arm: Arm) -> Cell:
@@ -135,7 +145,8 @@ def _drop_cell(report: Report, arm: Arm) -> Cell:
         return Cell()
     n = found.n or (arm.quality.n if arm.quality else 1)
     notes = (metric.interval(found.interval, n),) if found.interval else ()
-    return Cell(metric.difference(found.difference, n), notes, _doubt(found.verdict))
+    figure = metric.difference(found.difference, n)
+    return Cell(figure, notes, _doubt(found.verdict), sort=found.difference)
 
 
 def _latency_cell(report: Report, arm: Arm, batch: int) -> Cell:
@@ -146,9 +157,9 @@ def _latency_cell(report: Report, arm: Arm, batch: int) -> Cell:
     threads = formatting.plural(point.threads, "thread")
     figure = formatting.milliseconds(point.median_ms)
     if gain is None:
-        return Cell(figure, (threads,))
+        return Cell(figure, (threads,), sort=point.median_ms)
     change = f"{formatting.times(gain.factor)} {gain.bounds()}".rstrip()
-    return Cell(figure, (change, threads), _doubt(gain.verdict))
+    return Cell(figure, (change, threads), _doubt(gain.verdict), sort=point.median_ms)
 
 
 def _doubt(verdict: str | None) -> tuple[str, ...]:
@@ -177,9 +188,9 @@ def _candidate_row(report: Report, entry: Candidate, metric: MetricFormat | None
         Cell(entry.stage),
         Cell(entry.name),
         Cell("", tags=("kept" if entry.kept else "refused",)),
-        Cell(_candidate_drop(report, entry, metric)),
-        Cell(formatting.times(speed)),
-        Cell(formatting.size(entry.size_bytes)),
+        Cell(_candidate_drop(report, entry, metric), sort=entry.drop),
+        Cell(formatting.times(speed), sort=speed),
+        Cell(formatting.size(entry.size_bytes), sort=entry.size_bytes),
         Cell(entry.reason),
     ]
 
@@ -208,63 +219,7 @@ def operators_table(report: Report) -> Table:
 
 def _operator_cell(counts: dict[str, int]) -> Cell:
     shown = [f"{amount} {precision}" for precision, amount in sorted(counts.items()) if amount]
-    return Cell(", ".join(shown) or DASH)
-
-
-def timings_table(report: Report) -> Table:
-    """Every batch size and thread count that was timed."""
-    columns = [
-        Column("Arm", numeric=False),
-        Column("Batch"),
-        Column("Threads"),
-        Column("Median"),
-        *(Column(name, "single calls, 90 %") for name in _PERCENTILES),
-        Column("Samples a second"),
-        Column("Calls"),
-        Column("Worker medians"),
-        Column("Load"),
-        Column("First call"),
-    ]
-    rows = [
-        [
-            Cell(arm.name),
-            Cell(str(point.batch)),
-            Cell(str(point.threads), tags=("best",) if point.best else ()),
-            _median_cell(point),
-            *(_percentile_cell(point.percentiles.get(name)) for name in _PERCENTILES),
-            Cell(formatting.number(point.throughput)),
-            Cell(formatting.count(point.n)),
-            Cell(_spread(point.workers_ms)),
-            Cell(formatting.milliseconds(point.load_ms)),
-            Cell(formatting.milliseconds(point.first_call_ms)),
-        ]
-        for arm in report.arms
-        for point in arm.latency
-    ]
-    return Table(columns, rows).without_empty_columns()
-
-
-def _median_cell(point: Latency) -> Cell:
-    """The median, marked where some worker began to time before the warm-up had settled."""
-    figure = formatting.milliseconds(point.median_ms)
-    if not point.unstable:
-        return Cell(figure)
-    share = f"in {point.unstable} of {formatting.plural(len(point.workers_ms), 'worker')}"
-    return Cell(figure, (share,), ("unstable",))
-
-
-def _percentile_cell(found: Percentile | None) -> Cell:
-    if found is None:
-        return Cell()
-    bounds = formatting.interval(formatting.number(found.low_ms), formatting.number(found.high_ms))
-    return Cell(formatting.milliseconds(found.value_ms), (bounds,))
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return DASH
-    low, high = formatting.number(min(values)), formatting.number(max(values))
-    return f"{low} to {high} ms"
+    return Cell(", ".join(shown) or DASH, sort=sum(counts.values()) or None)
 
 
 def metrics_table(report: Report) -> Table:
@@ -274,7 +229,7 @@ def metrics_table(report: Report) -> Table:
     headings = [formatting.metric_format(name).heading for name in names]
     columns = [Column("Arm", numeric=False), *(Column(heading) for heading in headings)]
     rows = [
-        [Cell(arm.name), *(Cell(_detail(name, details)) for name in names)]
+        [Cell(arm.name), *(Cell(_detail(name, details), sort=details.get(name)) for name in names)]
         for arm, details in found
         if details
     ]

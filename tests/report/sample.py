@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from compress.report import Report
-from compress.report.schema import Arm, Budget, Candidate, Comparison, Latency, Quality
+from compress.report.schema import Arm, Budget, Candidate, Comparison, Gate, Latency, Quality
 
 N = 1000
 
@@ -213,4 +213,64 @@ def sample_report() -> Report:
         candidates=_candidates(),
         measurement={"workers": 5, "rounds": 12, "threads": [1, 2], "spinning": False},
         notes=["The machine has two cores; batch 1 gains nothing from the second."],
+    )
+
+
+def crowd(count: int, workers: int = 3) -> Report:
+    """So many arms: arm-1 the fastest, the baseline arm-0 the slowest, every fifth better."""
+    base = sample_report()
+    arms = []
+    for place in range(count):
+        median = 0.01 * 1.1 ** (place or count)
+        points = [
+            point.model_copy(
+                update={"workers_ms": [point.median_ms * (1 + w / 1000) for w in range(workers)]}
+            )
+            for point in latency(median, 20 * median)
+        ]
+        value = 0.9 + 0.0004 * place + 0.05 * (place % 5 == 1)
+        update = {"name": f"arm-{place}", "latency": points}
+        arms.append(
+            base.arms[0].model_copy(
+                update={**update, "quality": quality(value, value - 0.01, value + 0.01)}
+            )
+        )
+    return base.model_copy(
+        update={"arms": arms, "baseline": "arm-0", "final": None, "comparisons": []}
+    )
+
+
+def check_report() -> Report:
+    """A candidate 12 % slower at batch 1 in every process, and as fast at batch 32."""
+    base = sample_report()
+    arms = [
+        base.arms[0].model_copy(update={"name": name, "latency": latency(one, many)})
+        for name, one, many in (("baseline", 0.5, 10.0), ("candidate", 0.56, 10.0))
+    ]
+    found = [
+        Comparison(
+            baseline="baseline",
+            candidate="candidate",
+            what="latency",
+            batch=batch,
+            ratio=ratio,
+            interval=(ratio * 0.99, ratio * 1.01),
+            n=3,
+            verdict=verdict,
+        )
+        for batch, ratio, verdict in ((1, 1.12, "regressed"), (32, 1.0, "ok"))
+    ]
+    gate = Gate(
+        verdict="regressed",
+        margin=0.05,
+        max_drop=None,
+        size_margin=0.01,
+        workers=3,
+        control={1: 1.002, 32: 0.997},
+        fit=True,
+        explanation="regressed: latency at batch 1 1.120 × [1.109, 1.131].",
+    )
+    update = {"arms": arms, "comparisons": found, "gate": gate, "baseline": "baseline"}
+    return base.model_copy(
+        update=update | {"final": None, "budget": None, "candidates": [], "notes": []}
     )

@@ -7,18 +7,14 @@ import xml.etree.ElementTree as ET
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample import latency, quality, sample_report
+from sample import crowd, latency, quality, sample_report
 
 from compress.report import render_html
 from compress.report.axes import linear_axis, log_axis
 from compress.report.branches import branch_steps
 from compress.report.labels import Box, place_labels
-from compress.report.pictures import (
-    accuracy_against_latency,
-    outside_picture,
-    pareto_front,
-    picture_points,
-)
+from compress.report.pictures import accuracy_against_latency
+from compress.report.points import labelled, outside_picture, pareto_front, picture_points
 
 
 def test_teacher_gain_takes_the_paired_comparison_either_way_round() -> None:
@@ -119,24 +115,43 @@ def test_axes_hold_their_values_and_have_ticks(values: list[float]) -> None:
 
 
 def test_many_arms_carry_keys_with_a_legend() -> None:
-    report = sample_report()
-    arms = [
-        report.arms[0].model_copy(
-            update={
-                "name": f"arm-{place}",
-                "latency": latency(0.1 * 1.2**place, 2.0),
-                "quality": quality(0.95 + 0.001 * place, 0.94, 0.99),
-            }
-        )
-        for place in range(30)
-    ]
-    page = render_html(
-        report.model_copy(
-            update={"arms": arms, "baseline": "arm-0", "final": None, "comparisons": []}
-        )
-    )
+    page = render_html(crowd(30))
     assert "<b>AD</b> arm-29" in page
     assert '<ul class="legend" aria-label="Arms by key">' in page
+
+
+def test_among_very_many_only_the_baseline_and_the_front_carry_keys() -> None:
+    report = crowd(50)
+    points = picture_points(report)
+    assert len(points) == 50
+    front = [point.name for point in pareto_front(points)]
+    assert front == [f"arm-{place}" for place in range(1, 50, 5)]
+    assert [point.name for point in labelled(points)] == ["arm-0", *front]
+    page = render_html(report)
+    assert page.count("<li><svg") == 2 + len(labelled(points))
+    assert "The baseline, the final model and the front carry keys." in page
+
+
+def test_points_that_step_aside_leave_the_front_where_it_is() -> None:
+    report = sample_report()
+    beside = [
+        report.arms[4].model_copy(
+            update={
+                "name": f"copy-{place}",
+                "latency": latency(0.0092 * 1.01**place, 0.151),
+                "quality": quality(0.987 + 0.001 * place, 0.978, 0.995),
+            }
+        )
+        for place in range(1, 5)
+    ]
+    picture = accuracy_against_latency(
+        report.model_copy(update={"arms": [*report.arms, *beside]}), "wide"
+    )
+    (front,) = (
+        line for line in ET.fromstring(picture).iter("polyline") if line.get("class") == "front"
+    )
+    places = [float(corner.partition(",")[0]) for corner in front.get("points", "").split()]
+    assert places == sorted(places)
 
 
 def test_an_arm_far_below_is_named_and_not_drawn() -> None:

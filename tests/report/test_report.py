@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from sample import sample_report
+from sample import check_report, sample_report
 
 import compress.report
 from compress.errors import InputError
@@ -48,7 +48,7 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] != "style":
+        if self._open and self._open[-1] not in ("style", "script"):
             self.texts.append(data)
 
     @property
@@ -154,12 +154,14 @@ def test_page_shows_the_figures() -> None:
         assert figure in text, figure
 
 
-@pytest.mark.parametrize("report", [sample_report(), bare_report(), hostile_report()])
+@pytest.mark.parametrize(
+    "report", [sample_report(), bare_report(), hostile_report(), check_report()]
+)
 def test_page_is_well_formed_and_loads_nothing(report: Report) -> None:
     source = render_html(report)
     page = Page(source)
     assert len(source.encode()) < 300_000
-    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not {"link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
     for tag, attributes in page.tags:
         assert not {"src", "href", "xlink:href", "srcset"} & set(attributes), tag
         assert not [name for name in attributes if name.startswith("on")], tag
@@ -173,7 +175,7 @@ def test_page_is_well_formed_and_loads_nothing(report: Report) -> None:
 def test_hostile_texts_are_shown_as_text() -> None:
     report = hostile_report()
     source = render_html(report)
-    assert "<script" not in source.lower()
+    assert source.lower().count("<script") == 1
     page = Page(source)
     assert '<script>alert("1")</script> & |`*' in page.text
     labels = ET.fromstring(accuracy_against_latency(report, "wide")).iter("text")
@@ -217,11 +219,17 @@ def test_unknown_values_show_as_a_dash_and_never_as_none() -> None:
     assert "<dt>governor</dt><dd>–</dd>" in page
 
 
-def test_a_lone_arm_has_no_pictures_and_no_comparison() -> None:
+def test_a_lone_arm_is_compared_with_nothing() -> None:
     page, text = render_html(bare_report()), render_markdown(bare_report())
     headings = re.findall(r"<h2>(.*?)</h2>", page)
-    assert headings == ["All arms", "How it was measured", "Repeat it"]
-    assert "<svg" not in page
+    assert headings == [
+        "Latency and throughput against batch size",
+        "All arms",
+        "Spread over processes",
+        "How it was measured",
+        "Repeat it",
+    ]
+    assert "Pareto front" not in page
     sentence = "1 arm measured; 1-train: 0.634 ms at batch 1, 10.7 ms at batch 32, 1.09 MB"
     assert sentence in text
     assert sentence in Page(page).text.replace("\u00a0", " ")
