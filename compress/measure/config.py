@@ -21,6 +21,8 @@ class BenchConfig(BaseModel):
         block_ms: timed calls of a block last at least that long together, if 3 calls do not.
         control: whether the first arm is loaded a second time and compared with itself.
         timeout: seconds until a worker counts as hung.
+        profile: whether the runtime's profiler tells where the time goes by operator, at the first
+            batch size and thread count; on the CPU only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +34,7 @@ class BenchConfig(BaseModel):
     block_ms: Annotated[float, Field(gt=0)] = 5.0
     control: bool = True
     timeout: Annotated[float, Field(gt=0)] = 600.0
+    profile: bool = False
 
     @field_validator("batch", "threads", mode="before")
     @classmethod

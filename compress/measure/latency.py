@@ -147,7 +147,7 @@ def measure(
         job = _job(config, named, inputs, device, Path(folder))
         for worker in range(config.workers):
             job["seed"] = seed * 1000 + first + worker
-            for entry in _run(job, config.timeout):
+            for entry in run_worker(job, config.timeout):
                 cell = (entry["arm"], entry["batch"], entry["threads"])
                 blocks[cell].append(entry["blocks_ns"])
                 calls[cell] += entry["calls"]
@@ -168,7 +168,7 @@ def measure_memory(
         for name, path in arms.items():
             named = [{"name": name, "file": str(path.absolute())}]
             job = _job(config, named, inputs, device, Path(folder)) | {"what": "memory"}
-            found[name] = _run(job, config.timeout)
+            found[name] = run_worker(job, config.timeout)
     return found
 
 
@@ -196,8 +196,11 @@ def _job(
     return job
 
 
-def _run(job: dict[str, Any], timeout: float) -> Any:
-    command = [sys.executable, "-m", "compress.measure.worker"]
+def run_worker(
+    job: dict[str, Any], timeout: float, *, module: str = "compress.measure.worker"
+) -> Any:
+    """What a process of that module answers to a job; WorkerFailed where it dies or hangs."""
+    command = [sys.executable, "-m", module]
     # numpy's own threads have nothing to do in a worker but to be in the way.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     names = ", ".join(arm["name"] for arm in job["arms"])

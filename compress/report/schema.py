@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from compress.errors import InputError
+from compress.report.profile_schema import Profile
 from compress.report.record import Interval, Record
 
 SCHEMA_VERSION: Final = 1
@@ -85,6 +86,7 @@ class Arm(Record):
         peak_memory_bytes: peak resident memory that loading and running adds to a bare process.
         control_of: for a model trained without a teacher, the arm whose architecture it shares.
         seconds: wall time of the stage, in seconds.
+        profile: where its time goes, by operator; None where that was not asked for.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Arm(Record):
     peak_memory_bytes: int | None = None
     control_of: str | None = None
     seconds: float | None = None
+    profile: Profile | None = None
 
     @property
     def int8_nodes(self) -> int:
