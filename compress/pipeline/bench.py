@@ -14,6 +14,7 @@ from compress.export.graph import load_onnx, operators, precision
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure, measure_memory
 from compress.measure.machine import machine
+from compress.measure.profile import bench_profiles
 from compress.measure.quality import feeds
 from compress.pipeline.benchmark import describe_arm, measurement
 from compress.pipeline.compare import Scores, compare
@@ -62,11 +63,13 @@ def bench(
         files, config, inputs=rows, device=device, seed=seed, progress=progress, label="benchmark"
     )
     memory = measure_memory(files, config, inputs=rows, device=device)
+    profiles = bench_profiles(files, config, inputs=rows, device=device, progress=progress)
     arms = [
         arm.model_copy(
             update={
                 "latency": measured.latency(arm.name),
                 "peak_memory_bytes": memory[arm.name],
+                "profile": profiles.get(arm.name),
             }
         )
         for arm in arms

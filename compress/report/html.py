@@ -26,6 +26,7 @@ from compress.report.pictures import (
     outside_picture,
     picture_points,
 )
+from compress.report.profile_section import profile_section
 from compress.report.schema import Report
 from compress.report.verdict import key_figures, verdict
 
@@ -58,6 +59,7 @@ def render_html(report: Report) -> str:
             operators=tables.operators_table(report),
             timings=tables.timings_table(report),
             metrics=tables.metrics_table(report),
+            profile=profile_section(report),
             machine=facts(report.machine),
             measurement=facts(report.measurement),
             recipe=recipe_text(report),

@@ -13,6 +13,8 @@ from compress.report.tables import Cell, Column, Table
 
 #: So many of the slowest nodes are shown; report.json has them all.
 MOST_NODES = 15
+#: So many operators of a difference have a line of their own.
+MOST_DIFFERENCES = 12
 
 
 @dataclass(frozen=True)
@@ -100,23 +102,32 @@ def _nodes(nodes: list[ProfiledNode]) -> Table:
     return Table(columns, rows)
 
 
-def difference_table(pair: Pair) -> Table:
-    """Time by operator before and after, the largest difference first; last the whole call."""
+def difference_table(pair: Pair, most: int = MOST_DIFFERENCES) -> Table:
+    """Time by operator before and after, the largest difference first; last the whole call.
+
+    Operators that only one of the two has are always named, of the others `most` at most.
+    """
     columns = [
         Column("Operator", numeric=False, brief=True),
         Column("Before", "µs a call", brief=True),
         Column("After", "µs a call", brief=True),
-        Column("Difference", "µs a call", brief=True),
+        Column("Difference", "µs, the largest first", brief=True),
         Column("Range", "over processes"),
     ]
     before, after = pair.before, pair.after
     kinds = dict.fromkeys(entry.operator for entry in (*before.operators, *after.operators))
-    rows = []
-    for kind in kinds:
-        old, new = before.operator(kind), after.operator(kind)
-        rows.append((_us(new) - _us(old), _difference_row(kind, old, new)))
-    found = [row for _, row in sorted(rows, key=lambda entry: -abs(entry[0]))]
-    return Table(columns, found + _sum_rows(before, after))
+    found = [(kind, before.operator(kind), after.operator(kind)) for kind in kinds]
+    found.sort(key=lambda entry: -abs(_us(entry[2]) - _us(entry[1])))
+    shown = [
+        entry
+        for place, entry in enumerate(found)
+        if place < most or entry[1] is None or entry[2] is None
+    ]
+    rows = [_difference_row(*entry) for entry in shown]
+    if rest := [entry for entry in found if entry not in shown]:
+        old, new = (sum(_us(entry[side]) for entry in rest) for side in (1, 2))
+        rows.append(_changed(f"{len(rest)} others", old, new, None))
+    return Table(columns, rows + _sum_rows(before, after))
 
 
 def _sum_rows(before: Profile, after: Profile) -> list[list[Cell]]:
@@ -126,16 +137,12 @@ def _sum_rows(before: Profile, after: Profile) -> list[list[Cell]]:
         ("All kernels", before.kernels_us, after.kernels_us, kernels),
         ("Whole call, without profiler", before.wall_us, after.wall_us, wall),
     )
-    return [
-        [
-            Cell(name),
-            Cell(microseconds(old)),
-            Cell(microseconds(new)),
-            Cell(signed(new - old)),
-            Cell(_bounds(bounds)),
-        ]
-        for name, old, new, bounds in sums
-    ]
+    return [_changed(*entry) for entry in sums]
+
+
+def _changed(name: str, old: float, new: float, bounds: Interval | None) -> list[Cell]:
+    figures = (microseconds(old), microseconds(new), signed(new - old), _bounds(bounds))
+    return [Cell(name), *map(Cell, figures)]
 
 
 def _difference_row(
@@ -216,7 +223,7 @@ def _doubt(profile: Profile) -> str:
 
 
 def microseconds(value: float) -> str:
-    """Microseconds to three digits, one behind the point at most: the profiler counts whole ones."""
+    """Microseconds to three digits, at most one behind the point."""
     return formatting.number(round(value, 1) if abs(value) < 100 else round(value), trim=True)
 
 
