@@ -125,8 +125,8 @@ def difference_table(pair: Pair, most: int = MOST_DIFFERENCES) -> Table:
     ]
     rows = [_difference_row(*entry) for entry in shown]
     if rest := [entry for entry in found if entry not in shown]:
-        old, new = (sum(_us(entry[side]) for entry in rest) for side in (1, 2))
-        rows.append(_changed(f"{len(rest)} others", old, new, None))
+        before_us, after_us = sum(_us(old) for _, old, _ in rest), sum(_us(new) for *_, new in rest)
+        rows.append(_changed(f"{len(rest)} others", before_us, after_us, None))
     return Table(columns, rows + _sum_rows(before, after))
 
 
@@ -180,7 +180,13 @@ def _us(entry: ProfiledOperator | None) -> float:
 
 def sentences(profile: Profile) -> list[str]:
     """What a call took with and without the profiler, and how much of it ran in int8."""
-    return [_call(profile), _int8(profile), _doubt(profile)]
+    found = [_call(profile), _int8(profile), _doubt(profile)]
+    if profile.kernels_us < sum(entry.runs for entry in profile.operators):
+        found.append(
+            "Its nodes take less than the microsecond that the profiler counts in: the shares are "
+            "rough, and a larger batch tells more."
+        )
+    return found
 
 
 def _call(profile: Profile) -> str:

@@ -135,13 +135,10 @@ def test_names_cannot_move_the_cursor(tmp_path: Path):
     assert [node.name for node in call.nodes.values()] == ["a�[2J�b"]
 
 
-@pytest.mark.parametrize("text", ["", "[{", "{}", '[{"cat": "Node"}]', "[1]", "null"])
+@pytest.mark.parametrize("text", ["", "[{", '[{"cat": "Node"}]', "[1]", "null"])
 def test_what_is_no_trace_is_said_in_one_line(tmp_path: Path, text: str):
     path = tmp_path / "t.json"
     path.write_text(text)
-    if text == "{}":
-        assert read_trace(path) == []
-        return
     with pytest.raises(ModelFileError, match=r"^t\.json: not a trace that onnxruntime's profiler"):
         read_trace(path)
 
