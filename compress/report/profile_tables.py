@@ -126,7 +126,7 @@ def difference_table(pair: Pair, most: int = MOST_DIFFERENCES) -> Table:
     rows = [_difference_row(*entry) for entry in shown]
     if rest := [entry for entry in found if entry not in shown]:
         before_us, after_us = sum(_us(old) for _, old, _ in rest), sum(_us(new) for *_, new in rest)
-        rows.append(_changed(f"{len(rest)} others", before_us, after_us, None))
+        rows.append(_changed(formatting.plural(len(rest), "other"), before_us, after_us, None))
     return Table(columns, rows + _sum_rows(before, after))
 
 
