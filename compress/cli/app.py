@@ -12,6 +12,7 @@ from compress.cli import (
     check_command,
     inspect_commands,
     look_commands,
+    profile_command,
     run_commands,
     stage_commands,
 )
@@ -27,7 +28,14 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 regressed, budget missed or a stage without effect, 2 wrong use, "
     "bad input, 3 inconclusive.",
 )
-for module in (run_commands, stage_commands, inspect_commands, check_command, look_commands):
+for module in (
+    run_commands,
+    stage_commands,
+    inspect_commands,
+    profile_command,
+    check_command,
+    look_commands,
+):
     module.register(app)
 
 #: Exit code of a program that Ctrl-C stopped: 128 and the number of the signal.

@@ -12,6 +12,7 @@ from compress.progress import Progress, quiet
 
 if TYPE_CHECKING:
     from compress.report.schema import Arm, Report
+    from compress.report.tables import Table
 
 
 @contextmanager
@@ -80,18 +81,54 @@ def gate_table(report: Report) -> str:
     """What a check compared, a line each."""
     from compress.report.gate_table import gate_table as cells
 
-    table = cells(report)
-    rows = [[column.heading for column in table.columns]]
-    rows += [[" ".join([cell.text, *cell.tags]).strip() for cell in row] for row in table.rows]
+    return table_text(cells(report))
+
+
+def table_text(table: Table, width: int | None = None) -> str:
+    """A report's table as text; notes and tags of a cell stand behind its figure.
+
+    Args:
+        width: of the terminal, in characters; where the table is wider, long names are shortened in
+            their middle, and then what no summary needs goes. None keeps everything.
+    """
+    rows = _table_rows(table)
+    columns = table.columns
+    if width is not None and _total(rows) > width:
+        rows = [[_shortened(text) for text in row] for row in rows]
+    if width is not None and _total(rows) > width:
+        kept = [place for place, column in enumerate(columns) if column.brief]
+        rows = [[row[place] for place in kept] for row in rows]
+        columns = [columns[place] for place in kept]
     widths = _widths(rows)
     lines = [
         "  ".join(
             cell.rjust(size) if column.numeric else cell.ljust(size)
-            for column, cell, size in zip(table.columns, row, widths, strict=True)
+            for column, cell, size in zip(columns, row, widths, strict=True)
         ).rstrip()
         for row in rows
     ]
     return "\n".join([lines[0], "  ".join("─" * size for size in widths), *lines[1:]])
+
+
+#: Characters to which a name is cut where a table is too wide.
+_SHORT = 36
+
+
+def _table_rows(table: Table) -> list[list[str]]:
+    heads = [column.heading for column in table.columns]
+    return [heads] + [
+        [" ".join([cell.text, *cell.notes, *cell.tags]).strip() for cell in row]
+        for row in table.rows
+    ]
+
+
+def _shortened(text: str) -> str:
+    half = _SHORT // 2
+    return text if len(text) <= _SHORT else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def _total(rows: list[list[str]]) -> int:
+    return sum(_widths(rows)) + 2 * (len(rows[0]) - 1)
 
 
 #: What goes first from a table that is too wide; the report has it all.
@@ -100,7 +137,7 @@ _EXPENDABLE = ("MACs", "params", "95 % interval", "precision", "kB")
 
 def _fit(rows: list[list[str]], width: int | None) -> list[list[str]]:
     for name in _EXPENDABLE:
-        if width is None or sum(_widths(rows)) + 2 * (len(rows[0]) - 1) <= width:
+        if width is None or _total(rows) <= width:
             break
         if name in rows[0]:
             column = rows[0].index(name)

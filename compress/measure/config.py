@@ -27,6 +27,8 @@ class BenchConfig(BaseModel):
         control: whether the first arm is loaded a second time and compared with itself.
         affinity: numbers of the CPUs that workers are pinned to; None leaves them where they are.
         timeout: seconds without a sign of life until a worker counts as hung.
+        profile: whether the runtime's profiler tells where the time goes by operator, at the first
+            batch size and thread count; on the CPU only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +44,7 @@ class BenchConfig(BaseModel):
     control: bool = True
     affinity: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     timeout: Annotated[float, Field(gt=0)] = 600.0
+    profile: bool = False
 
     @field_validator("batch", "threads", "affinity", mode="before")
     @classmethod

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,15 @@ class ArmFailed(Exception):
         return WorkerFailed(f"measuring {self.arm or ', '.join(all_arms)}: {self.reason}.")
 
 
-def run_worker(job: dict[str, Any], timeout: float, folder: Path) -> Any:
+def run_worker(
+    job: dict[str, Any], timeout: float, folder: Path, *, program: Sequence[str] = ()
+) -> Any:
     """What one worker answers to a job.
 
     Args:
         timeout: seconds without a sign of life.
         folder: for the worker's trace.
+        program: what stands behind the interpreter, if not the worker that times.
 
     Raises:
         ArmFailed: it died, hung, or could not load or run an arm.
@@ -59,7 +62,7 @@ def run_worker(job: dict[str, Any], timeout: float, folder: Path) -> Any:
     trace = folder / "trace"
     trace.unlink(missing_ok=True)
     with subprocess.Popen(
-        [sys.executable, *_WORKER],
+        [sys.executable, *(program or _WORKER)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

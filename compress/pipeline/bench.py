@@ -14,6 +14,7 @@ from compress.export.graph import load_onnx
 from compress.measure.config import BenchConfig
 from compress.measure.latency import Batches, Measured, check_affinity, measure, measure_memory
 from compress.measure.machine import machine
+from compress.measure.profile import bench_profiles
 from compress.measure.quality import feeds
 from compress.pipeline.benchmark import describe_arm, measurement
 from compress.pipeline.compare import Scores, compare
@@ -68,11 +69,14 @@ def bench(
     measured = _time(targets, config, rows, device, seed, progress, failed)
     artifacts = {name: artifacts[name] for name in artifacts if name not in failed}
     arms, scores = describe(artifacts, task, config, device, seed, progress, out, runtimes)
+    plain = {name: made.onnx for name, made in artifacts.items() if runtimes[name] == "onnxruntime"}
+    profiles = bench_profiles(plain, config, inputs=rows, device=device, progress=progress)
     arms = [
         arm.model_copy(
             update={
                 "latency": measured.latency(arm.name),
                 "peak_memory_bytes": memory[arm.name],
+                "profile": profiles.get(arm.name),
             }
         )
         for arm in arms

@@ -14,6 +14,7 @@ from compress.measure.config import BenchConfig
 from compress.measure.latency import CONTROL, Measured, measure, measure_memory
 from compress.measure.machine import machine
 from compress.measure.noise import describe_noise
+from compress.measure.profile import bench_profiles
 from compress.measure.quality import check_outputs, feeds, quality, run_onnx
 from compress.pipeline.compare import Scores, compare, quality_comparison
 from compress.pipeline.context import Context
@@ -107,6 +108,14 @@ def benchmark(
     limit = recipe.budget.limit(float(scores[baseline]["validation"].mean()))
     final, notes = choose_final(eligible, drops, measured, recipe.budget, limit)
     notes += _simple(context.task)
+    profiles = bench_profiles(
+        {name: timed[name] for name in dict.fromkeys([baseline, final])},
+        config,
+        inputs=rows,
+        device=context.device,
+        progress=context.progress,
+    )
+    arms = [arm.model_copy(update={"profile": profiles.get(arm.name)}) for arm in arms]
     report = Report(
         tool_version=compress.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -35,6 +35,7 @@ from compress.report.pictures import (
     accuracy_against_latency,
 )
 from compress.report.points import labelled, outside_picture, picture_points
+from compress.report.profile_section import profile_section
 from compress.report.ratios import ratio_picture
 from compress.report.schema import Report
 from compress.report.timings import timings_table
@@ -91,6 +92,7 @@ def _page(report: Report, left_out: str) -> str:
             operators=tables.operators_table(report),
             timings=timings_table(report),
             metrics=tables.metrics_table(report),
+            profile=profile_section(report),
             machine=facts(report.machine),
             measurement=facts(report.measurement),
             recipe=recipe_text(report),

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from compress.errors import InputError
 from compress.report.measure_schema import Percentile, RawMeasurement
+from compress.report.profile_schema import Profile
 from compress.report.record import Interval, Record
 
 SCHEMA_VERSION: Final = 1
@@ -95,6 +96,7 @@ class Arm(Record):
         peak_memory_bytes: peak resident memory that loading and running adds to a bare process.
         control_of: for a model trained without a teacher, the arm whose architecture it shares.
         seconds: wall time of the stage, in seconds.
+        profile: where its time goes, by operator; None where that was not asked for.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Arm(Record):
     peak_memory_bytes: int | None = None
     control_of: str | None = None
     seconds: float | None = None
+    profile: Profile | None = None
 
     @property
     def int8_nodes(self) -> int:

@@ -42,8 +42,14 @@ class Session:
     for every session: figures of different arms stay comparable.
     """
 
-    def __init__(self, file: Path, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self, file: Path, device: str = "cpu", threads: int = 1, *, trace: Path | None = None
+    ) -> None:
         """Load a model.
+
+        Args:
+            trace: beginning of the path of the profiler's trace, see `end_trace`; None runs without
+                the profiler.
 
         Raises:
             ModelFileError: the file is missing, damaged, or onnxruntime cannot run it.
@@ -55,6 +61,9 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if trace is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(trace)
         if not file.is_file():
             raise ModelFileError(f"{file}: no such file; expected an ONNX model.")
         try:
@@ -79,7 +88,7 @@ class Session:
         feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
         fixed = self._fixed_batch()
         size = fixed or batch_size
-        self._check(tuple(fill(feed, size) for feed in feeds) if fixed else feeds)
+        self.check(tuple(fill(feed, size) for feed in feeds) if fixed else feeds)
         return in_batches(self._first_output, feeds, size, filled=fixed is not None)
 
     def _first_output(self, feeds: Feeds) -> Array:
@@ -99,7 +108,7 @@ class Session:
     def bind(self, inputs: Array | Feeds) -> Callable[[], None]:
         """A call that runs one fixed batch, inputs and outputs bound on the device (IOBinding)."""
         feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
-        self._check(feeds)
+        self.check(feeds)
         session, binding = self._session, self._session.io_binding()
         for name, feed in zip(self._names(), feeds, strict=True):
             on_device = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feed), self.device, 0)
@@ -119,6 +128,10 @@ class Session:
 
         return run_and_wait
 
+    def end_trace(self) -> Path:
+        """Stop the profiler; the file that it wrote, JSON in Chrome's trace event format."""
+        return Path(self._session.end_profiling())
+
     def example(self, batch: int, seed: int = 0) -> Feeds:
         """A batch of the declared shapes: random numbers, and ones where whole numbers are taken.
 
@@ -133,7 +146,8 @@ class Session:
             feeds.append(made_up(shape, kind, random))
         return tuple(feeds)
 
-    def _check(self, feeds: Feeds) -> None:
+    def check(self, feeds: Feeds) -> None:
+        """Raise ShapeMismatch unless the model takes arrays of these shapes and types."""
         fits = len(feeds) == len(self.inputs)
         for entry, feed in zip(self.inputs, feeds, strict=False):
             sizes = zip(entry.shape, feed.shape, strict=False)

@@ -38,7 +38,7 @@ QUICK = ["batch=1", "threads=1", "workers=1", "rounds=2", "block_ms=0.1"]
 FIT = ["epochs=1", "batch_size=8", "precision=fp32"]
 COMMANDS = [
     *["run", "validate", "report", "train", "prune", "distill", "quantize", "export", "bench"],
-    "check",
+    *["check", "profile"],
 ]
 
 
