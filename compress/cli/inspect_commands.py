@@ -30,7 +30,10 @@ class What(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    app.command()(bench)
+    app.command(
+        epilog="Exit codes: 0 done, 2 wrong use, bad input, or a model that could not be measured "
+        "and was left out."
+    )(bench)
     app.command(name="list")(show_list)
     app.command()(doctor)
 

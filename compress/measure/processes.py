@@ -77,7 +77,7 @@ def run_worker(
         finally:
             process.kill()
     if process.returncode:
-        reason, cause = _reason(process.returncode, err)
+        reason, cause = _reason(process.returncode, out, err)
         raise ArmFailed(_arm(job, trace), reason, cause)
     return json.loads(out)
 
@@ -127,13 +127,13 @@ def _arm(job: dict[str, Any], trace: Path) -> str | None:
     return job["arms"][int(words[1])]["name"] if len(words) == 2 else None
 
 
-def _reason(code: int, err: str) -> tuple[str, type[CompressError] | None]:
-    lines = err.strip().splitlines()
+def _reason(code: int, out: str, err: str) -> tuple[str, type[CompressError] | None]:
     if code < 0:
         return _signal(-code), None
-    if code != FAILED or not lines:
-        return f"the process died: {lines[-1] if lines else f'exit code {code}'}", None
-    said = json.loads(lines[-1])
+    if code != FAILED:
+        last = err.strip().splitlines()[-1:] or [f"exit code {code}"]
+        return f"the process died: {last[0]}", None
+    said = json.loads(out)
     cause = getattr(errors, said["kind"], None)
     line = said["reason"].removesuffix(".")
     return (line if cause else f"{said['kind']}: {line}"), cause

@@ -25,7 +25,7 @@ from compress.runtime.interface import Model, import_runtime, open_model
 
 #: Single calls that are handed back for percentiles, of each cell.
 _KEPT_CALLS = 4000
-#: Exit code of a worker that says in its last line of stderr what went wrong.
+#: Exit code of a worker whose answer is what went wrong.
 FAILED = 70
 
 
@@ -43,24 +43,27 @@ class Trace:
         """Note the place of the arm in the job, and that time goes on."""
         self._steps += 1
         if self._file is not None:
-            os.pwrite(self._file, f"{self._steps:12d} {place:6d}".encode(), 0)
+            os.lseek(self._file, 0, os.SEEK_SET)
+            os.write(self._file, f"{self._steps:12d} {place:6d}".encode())
 
 
 def main() -> None:
     """Read one job, do it, print its result."""
     job = json.load(sys.stdin)
-    if job["affinity"] is not None:
-        os.sched_setaffinity(0, job["affinity"])
-    trace = Trace(job["trace"])
-    try:
-        result = peak_memory(job, trace) if job["what"] == "memory" else latencies(job, trace)
-    except Exception as error:  # a runtime raises what it likes; the parent wants one line
-        traceback.print_exc()
-        line = (str(error).strip().splitlines() or ["no reason given"])[0]
-        kind = type(error).__name__
-        print(json.dumps({"kind": kind, "reason": line}), file=sys.stderr)
-        sys.exit(FAILED)
-    json.dump(result, sys.stdout)
+    # What a runtime prints goes to stderr: stdout is for the answer.
+    with os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(2, 1)
+        if job["affinity"] is not None:
+            os.sched_setaffinity(0, job["affinity"])
+        trace = Trace(job["trace"])
+        try:
+            result = peak_memory(job, trace) if job["what"] == "memory" else latencies(job, trace)
+        except Exception as error:  # a runtime raises what it likes; the parent wants one line
+            traceback.print_exc()
+            line = (str(error).strip().splitlines() or ["no reason given"])[0]
+            json.dump({"kind": type(error).__name__, "reason": line}, answer)
+            sys.exit(FAILED)
+        json.dump(result, answer)
 
 
 def latencies(job: dict[str, Any], trace: Trace) -> dict[str, Any]:

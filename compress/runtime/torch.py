@@ -136,6 +136,9 @@ class Compiled(Eager):
         # Every arm, batch size and thread count is a case of its own of the same code; past the
         # default limit of 8 cases torch would run eager without a word.
         torch._dynamo.config.recompile_limit = 256
-        function: Function = torch.compile(self._model, dynamic=False)
+        # The number of threads is written into the code, and code of another number would be taken
+        # for models alike: as an option it makes the two differ.
+        options: dict[str, str | int | bool | Function] = {"cpp.threads": self._threads}
+        function: Function = torch.compile(self._model, dynamic=False, options=options)
         self._check_alike(function, tensors, "torch.compile")
         return function

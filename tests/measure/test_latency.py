@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -298,6 +299,20 @@ def test_a_worker_without_a_sign_of_life_is_stopped(model: Path):
     with pytest.raises(WorkerFailed) as caught:
         measure({"a": model}, SMALL.model_copy(update={"timeout": 0.01}))
     assert str(caught.value).endswith("the process hung for 0.01 s and was stopped.")
+
+
+def test_a_worker_starts_without_what_it_does_not_need():
+    heavy = ("pydantic", "scipy", "torch", "jinja2")
+    code = f"""
+import sys
+import compress.measure.worker
+from compress.runtime.interface import import_runtime
+import_runtime("onnxruntime")
+print([name for name in {heavy} if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(1))
+    assert done.stdout == "[]\n"
 
 
 def test_threads_stand_in_a_workers_environment():

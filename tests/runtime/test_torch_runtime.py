@@ -61,6 +61,16 @@ def test_a_script_is_checked_against_eager(
         model.bind(rows)
 
 
+def test_compiled_code_is_made_for_its_number_of_threads(
+    base: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **settings: asked.append(settings) or model)
+    threads = torch.get_num_threads()
+    open_model("compile", base, threads=threads).bind(tiny_task.test.inputs.numpy()[:3])()
+    assert asked == [{"dynamic": False, "options": {"cpp.threads": threads}}]
+
+
 def test_what_does_not_fit_is_one_line(base: Path, tmp_path: Path):
     model = open_model("torch", base, threads=torch.get_num_threads())
     wrong = np.zeros((2, 5, 12, 12), np.float32)
