@@ -216,4 +216,6 @@ def test_more_work_is_found_by_real_workers(tmp_path: Path):
         "report.json",
         "report.html",
         "report.md",
+        "junit.xml",
+        "benchmark.json",
     }
