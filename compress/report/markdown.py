@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from compress.report import tables
-from compress.report.formatting import plural
+from compress.report.fitting import LIMIT, Section, fitted, size
 from compress.report.gate_table import gate_table
 from compress.report.schema import Report
 from compress.report.tables import Cell, Table
 from compress.report.verdict import Verdict, verdict
 
 _MARKS = {"proven": "✅", "met": "☑️", "missed": "❌", "none": "ℹ️"}
-
-
-#: Bytes; a step's summary on GitHub holds 1 MiB, and something else may stand in it as well.
-LIMIT = 960 * 1024
 #: Characters that one text keeps where the whole would be too long.
 _KEPT = 500
 #: Tags of the rows that a table keeps to the last.
@@ -31,89 +26,34 @@ def render_markdown(report: Report, limit: int = LIMIT) -> str:
     says how many; texts of more than 500 characters are then shortened as well.
     """
     sections = _sections(report, lambda text: text)
-    if _length(sections) > limit:
-        sections = _sections(report, _shortened)
-    for section in sorted(sections, key=lambda section: section.rank):
-        excess = _length(sections) - limit
-        if excess > 0:
-            section.cut(excess)
-    return _joined(sections)
+    if size(sections) > limit:
+        sections = _sections(report, shortened)
+    return fitted(sections, limit)
 
 
-@dataclass
-class _Section:
-    """A part of the page: what opens it, and its rows, of which the last may be left out.
-
-    Attributes:
-        rank: which section loses rows first.
-        pinned: rows that are left out only when all others of the section are.
-        what: what one row is called where some are left out; sections without rows are kept.
-    """
-
-    head: str
-    rows: list[str] = field(default_factory=list)
-    rank: int = 0
-    what: str = ""
-    pinned: frozenset[str] = frozenset()
-    left_out: int = 0
-
-    def text(self) -> str:
-        lines = "\n".join([self.head, *self.rows])
-        if not self.left_out:
-            return lines
-        shown = "are" if self.left_out > 1 else "is"
-        return (
-            f"{lines}\n\n*{plural(self.left_out, self.what)} more {shown} left out here; "
-            "report.html and report.json have all of them.*"
-        )
-
-    def cut(self, excess: int) -> None:
-        """Drop rows from the end until so many bytes are gone, the line that says so included."""
-        gone, order = -256, range(len(self.rows) - 1, -1, -1)
-        dropped: set[int] = set()
-        for place in sorted(order, key=lambda place: self.rows[place] in self.pinned):
-            if gone >= excess:
-                break
-            gone += _bytes(self.rows[place]) + 1
-            dropped.add(place)
-        self.rows = [row for place, row in enumerate(self.rows) if place not in dropped]
-        self.left_out += len(dropped)
-
-
-def _sections(report: Report, text: Callable[[str], str]) -> list[_Section]:
+def _sections(report: Report, text: Callable[[str], str]) -> list[Section]:
     said = verdict(report)
-    found = [_Section(f"# {escape(text(report.title))}"), _Section(_headline(report, said, text))]
+    found = [Section(f"# {escape(text(report.title))}"), Section(_headline(report, said, text))]
     if said.explanation:
-        found.append(_Section(escape(text(said.explanation))))
+        found.append(Section(escape(text(said.explanation))))
     if report.gate is not None:
-        found.append(_table_section(gate_table(report), text, rank=4, what="comparison"))
+        found.append(table_section(gate_table(report), text, rank=4, what="comparison"))
     arms = tables.arms_table(report).without_empty_columns(brief=True)
-    found.append(_table_section(arms, text, rank=3, what="arm"))
+    found.append(table_section(arms, text, rank=3, what="arm"))
     if report.candidates:
-        found.append(_Section("## Candidates"))
+        found.append(Section("## Candidates"))
         candidates = tables.candidates_table(report)
-        found.append(_table_section(candidates, text, rank=1, what="candidate"))
+        found.append(table_section(candidates, text, rank=1, what="candidate"))
     if report.notes:
         notes = [f"- {escape(text(note))}" for note in report.notes]
-        found += [_Section("## Notes"), _Section("", notes, rank=2, what="note")]
-    found += [_Section("## Repeat it"), _Section(_code(text(report.command)))]
-    found.append(_Section(f"compress {escape(text(f'{report.tool_version}, {report.created}'))}"))
+        found += [Section("## Notes"), Section("", notes, rank=2, what="note")]
+    found += [Section("## Repeat it"), Section(_code(text(report.command)))]
+    found.append(Section(f"compress {escape(text(f'{report.tool_version}, {report.created}'))}"))
     return found
 
 
-def _joined(sections: list[_Section]) -> str:
-    return "\n\n".join(section.text().lstrip("\n") for section in sections) + "\n"
-
-
-def _length(sections: list[_Section]) -> int:
-    return _bytes(_joined(sections))
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode())
-
-
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """At most 500 characters of a text."""
     return text if len(text) <= _KEPT else f"{text[:_KEPT]}…"
 
 
@@ -134,7 +74,13 @@ def _backslashed(found: re.Match[str]) -> str:
     return "\\" + found.group()
 
 
-def _table_section(table: Table, text: Callable[[str], str], *, rank: int, what: str) -> _Section:
+def table_section(table: Table, text: Callable[[str], str], *, rank: int, what: str) -> Section:
+    """A table whose last rows may be left out.
+
+    Args:
+        text: what becomes of every text before it is written.
+        rank, what: see `Section`.
+    """
     heads = [
         f"{column.heading} ({column.note})" if column.note else column.heading
         for column in table.columns
@@ -147,7 +93,7 @@ def _table_section(table: Table, text: Callable[[str], str], *, rank: int, what:
         for line, row in zip(rows, table.rows, strict=True)
         if any(_PINNED & set(cell.tags) for cell in row)
     }
-    return _Section(head, rows, rank, what, frozenset(pinned))
+    return Section(head, rows, rank, what, frozenset(pinned))
 
 
 def _line(cells: list[str]) -> str:

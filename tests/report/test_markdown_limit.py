@@ -7,7 +7,7 @@ from gated import gated_report
 from sample import sample_report
 
 from compress.report import Report, render_markdown
-from compress.report.markdown import LIMIT
+from compress.report.fitting import LIMIT
 
 
 def huge(arms: int, candidates: int, length: int) -> Report:
@@ -40,8 +40,7 @@ def test_candidates_go_first_and_the_rest_stays_whole() -> None:
     assert text.count("| arm-") == 100
     shown = text.count("| 4-quantize | ") + text.count("| 6-student-int8 | ")
     assert 0 < shown < 4000
-    left_out = f"*{4000 - shown:,} candidates more are left out here; report.html and report.json"
-    assert left_out in text
+    assert f"*{4000 - shown:,} candidates more are left out here; report.html and" in text
     assert "compress run recipes/cnn.yaml" in text
 
 
@@ -58,7 +57,7 @@ def test_baseline_and_final_model_outlast_all_other_arms() -> None:
 @pytest.mark.parametrize("length", [10_000, 1_200_000])
 def test_endless_texts_are_shortened(length: int) -> None:
     long = "&" * length
-    report = huge(arms=30, candidates=30, length=length // 10)
+    report = huge(arms=5, candidates=5, length=length // 10)
     text = render_markdown(
         report.model_copy(update={"title": long, "command": long, "notes": [long]})
     )
