@@ -84,8 +84,10 @@ class _Part:
     def test(self, start: int, end: int, generator: np.random.Generator) -> Change:
         """The best split of a part, and how often permutations within groups give a better one."""
         groups = self.groups[start:end]
+        if end - start < 2 * SHORTEST:
+            return Change(start, 1.0)
         ranks = _ranks(self.values[start:end], groups)
-        if end - start < 2 * SHORTEST or not ranks.any():
+        if not ranks.any():
             return Change(start, 1.0)
         scores = _scores(ranks[None, :])[0]
         best = scores.max()

@@ -197,19 +197,29 @@ def _levels(series: Series, found: Mapping[int, float | None]) -> list[LevelChan
     changes = []
     for number, (place, p) in enumerate(found.items(), start=1):
         sides = series.points[edges[number - 1] : place], series.points[place : edges[number + 1]]
-        before, after = _medians(series, *sides)
+        machine = _common_machine(series, *sides)
+        if machine is not None:
+            old, new = sides
+            sides = _of(old, machine), _of(new, machine)
+        before, after = (float(np.median([point.value for point in side])) for side in sides)
         better = after > before if series.higher_is_better else after < before
-        changes.append(LevelChange(place=place, before=before, after=after, p=p, better=better))
+        changes.append(
+            LevelChange(
+                place=place, before=before, after=after, machine=machine, p=p, better=better
+            )
+        )
     return changes
 
 
-def _medians(series: Series, old: list[Point], new: list[Point]) -> tuple[float, float]:
-    """The two levels; of ratios those of the one machine that says most of both sides."""
-    machines = [{point.machine for point in side} for side in (old, new)]
-    both = sorted(machines[0] & machines[1])
-    if series.measure == "ratio" and both:
-        count = [[point.machine for point in side].count for side in (old, new)]
-        best = max(both, key=lambda machine: min(count[0](machine), count[1](machine)))
-        old, new = ([point for point in side if point.machine == best] for side in (old, new))
-    before, after = (float(np.median([point.value for point in side])) for side in (old, new))
-    return before, after
+def _common_machine(series: Series, old: list[Point], new: list[Point]) -> str | None:
+    """The machine that says most of both sides, for ratios of several machines."""
+    machines = {point.machine for point in series.points}
+    if series.measure != "ratio" or len(machines) == 1:
+        return None
+    said = {each: min(len(_of(old, each)), len(_of(new, each))) for each in sorted(machines)}
+    best = max(said, key=lambda each: said[each])
+    return best if said[best] else None
+
+
+def _of(points: list[Point], machine: str) -> list[Point]:
+    return [point for point in points if point.machine == machine]

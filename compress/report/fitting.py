@@ -56,11 +56,13 @@ class Section:
 
 def fitted(sections: list[Section], limit: int) -> str:
     """All sections as one text; where that is longer than `limit` bytes, rows are left out."""
+    excess = size(sections) - limit
     for section in sorted(sections, key=lambda section: section.rank):
-        excess = size(sections) - limit
         if excess <= 0:
             break
+        before = size([section])
         section.cut(excess)
+        excess -= before - size([section])
     return _joined(sections)
 
 

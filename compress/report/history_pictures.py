@@ -25,6 +25,8 @@ _MOST_BARS = 150
 def history_picture(series: Series, width: Width, machines: Sequence[str]) -> Markup:
     """The values in order of time, their intervals, the levels, and where those change.
 
+    A line joins ratios of one class of machines only.
+
     Args:
         machines: the letters of the history's machines, whose place decides the marker's form.
     """
@@ -135,10 +137,12 @@ def _draw_points(
     machines: Sequence[str],
 ) -> None:
     radius = 4.5 if len(places) <= 40 else 3.0 if len(places) <= _MOST_BARS else 2.0
-    corners = " ".join(
-        f"{x:.1f},{y_axis(point.value):.1f}" for x, point in zip(places, series.points, strict=True)
-    )
-    element(canvas, "polyline", "trace", points=corners)
+    traces: dict[str, list[str]] = {}
+    for x, point in zip(places, series.points, strict=True):
+        line = point.machine if series.measure == "ratio" else ""
+        traces.setdefault(line, []).append(f"{x:.1f},{y_axis(point.value):.1f}")
+    for corners in traces.values():
+        element(canvas, "polyline", "trace", points=" ".join(corners))
     for x, point in zip(places, series.points, strict=True):
         group = ET.SubElement(canvas, "g", {"class": "point"})
         _name(group, series, point)

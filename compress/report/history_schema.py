@@ -40,6 +40,7 @@ class LevelChange(Record):
     Attributes:
         place: index of the first point of the new level.
         before, after: medians of the two levels.
+        machine: the one that these are of, where the series has several.
         p: of the permutation test; None for figures without noise, where every change is one.
         better: whether the new level is the better one.
     """
@@ -47,6 +48,7 @@ class LevelChange(Record):
     place: int = Field(ge=1)
     before: float
     after: float
+    machine: str | None = None
     p: float | None = None
     better: bool
 

@@ -67,12 +67,13 @@ def change_words(series: Series, change: LevelChange, key: int) -> ChangeWords:
     point = series.points[change.place]
     n = point.n
     moved = _moved(series, change, n)
+    place = f", machine {change.machine}" if change.machine else ""
     sure = "exact" if change.p is None else f"p = {number(change.p, 2)}"
     levels = f"{figure(series, change.before, n)} → {figure(series, change.after, n)}"
     return ChangeWords(
         key=str(key),
         since=f"{commit_name(point)}, {point.created[:10]}",
-        change=f"{levels} ({moved} {'better' if change.better else 'worse'}, {sure})",
+        change=f"{levels} ({moved} {'better' if change.better else 'worse'}{place}, {sure})",
         better=change.better,
     )
 
