@@ -74,7 +74,11 @@ def _drop(report: Report, arm: Arm) -> list[_Entry]:
 def _entry(
     name: str, unit: str, value: float, bounds: Interval | None = None, extra: str = ""
 ) -> _Entry:
-    entry: _Entry = {"name": name, "unit": unit, "value": round(value, 6)}
+    entry: _Entry = {
+        "name": name,
+        "unit": unit,
+        "value": value if isinstance(value, int) else float(f"{value:.6g}"),
+    }
     if bounds is not None:
         entry["range"] = f"{bounds[0]:.4g} to {bounds[1]:.4g}"
     return entry | ({"extra": extra} if extra else {})

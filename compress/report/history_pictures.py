@@ -42,7 +42,7 @@ def history_picture(series: Series, width: Width, machines: Sequence[str]) -> Ma
     canvas = ET.Element(
         "svg", {"viewBox": f"0 0 {across} {down}", "role": "img", "aria-label": heading(series)}
     )
-    _draw_axes(canvas, series, frame, y_axis, places, width)
+    _draw_axes(canvas, series, frame, y_axis, places)
     _draw_changes(canvas, series, frame, y_axis, places)
     _draw_points(canvas, series, y_axis, places, machines)
     return markup(canvas)
@@ -83,7 +83,6 @@ def _draw_axes(
     frame: Box,
     y_axis: Axis,
     places: Sequence[float],
-    width: Width,
 ) -> None:
     share = series.measure == "quality" and metric_format(series.metric or "quality").share
     for tick in y_axis.ticks:
@@ -93,7 +92,8 @@ def _draw_axes(
         element(canvas, "line", "grid", x1=frame.left, x2=frame.right, y1=y, y2=y)
         text(canvas, "tick", _tick(series, tick), frame.left - 7, y + 4, "end")
     element(canvas, "line", "axis", x1=frame.left, x2=frame.right, y1=frame.bottom, y2=frame.bottom)
-    most = 5 if width == "wide" else 3
+    widest = max(text_width(commit_name(point), _FONT) for point in series.points)
+    most = max(1, min(5, int((frame.right - frame.left) / (widest + 12))))
     for place, anchor in _labelled(len(places), most):
         words = commit_name(series.points[place])
         text(canvas, "tick", words, places[place], frame.bottom + 18, anchor)
@@ -101,8 +101,8 @@ def _draw_axes(
 
 def _labelled(count: int, most: int) -> list[tuple[int, str]]:
     """Which points are named below the axis, and on which side of them the name stands."""
-    if count == 1:
-        return [(0, "middle")]
+    if count == 1 or most == 1:
+        return [(count // 2, "middle")]
     shown = min(count, most)
     chosen = [round(step * (count - 1) / (shown - 1)) for step in range(shown)]
     return [

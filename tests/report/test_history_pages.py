@@ -113,3 +113,10 @@ def test_a_point_without_a_commit_is_named_by_its_time() -> None:
     picture = str(history_picture(alone, "narrow", ["A"]))
     assert "2026-01-01 08:00" in picture
     assert heading(alone) == "Latency against the baseline, batch 1"
+
+
+def test_names_below_the_axis_keep_clear_of_each_other() -> None:
+    points = [point(place, 0.1, commit=None) for place in range(9)]
+    timed = series([0.1]).model_copy(update={"points": points})
+    canvas = ET.fromstring(str(history_picture(timed, "narrow", ["A"])))
+    assert sum("08:00" in str(each.text) for each in canvas.iter("text")) == 2
