@@ -22,8 +22,8 @@ from compress.cli.screen import gate_table, progress_bars, say
 _CODES = {"ok": 0, "improved": 0, "regressed": 1, "inconclusive": 3}
 
 
-class Inconclusive(StrEnum):
-    """What an inconclusive check does to the exit code."""
+class Without(StrEnum):
+    """What a check without a verdict, or without a baseline, does to the exit code."""
 
     fail = "fail"
     pass_ = "pass"
@@ -59,8 +59,11 @@ def check(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     inconclusive: Annotated[
-        Inconclusive, typer.Option(help="Whether an inconclusive check passes.")
-    ] = Inconclusive.fail,
+        Without, typer.Option(help="Whether an inconclusive check passes.")
+    ] = Without.fail,
+    missing_baseline: Annotated[
+        Without, typer.Option(help="Whether a first check, which has no baseline yet, passes.")
+    ] = Without.fail,
     out: OutOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.cpu,
@@ -69,6 +72,7 @@ def check(
     """Whether the candidate is slower, worse or larger than the baseline: the gate for CI."""
     from compress.pipeline.check import CheckConfig
     from compress.pipeline.check import check as run_check
+    from compress.pipeline.find import find_model, nothing_there
     from compress.recipe.settings import validated
 
     config = validated(
@@ -84,6 +88,10 @@ def check(
         "check",
     )
     check_device(device)
+    if missing_baseline is Without.pass_ and nothing_there(baseline):
+        find_model(candidate)
+        _tell_first(baseline, as_json)
+        raise typer.Exit(0)
     with progress_bars(enabled=not as_json) as progress:
         report = run_check(
             baseline,
@@ -105,6 +113,13 @@ def check(
         if out:
             print(f"report: {out / 'report.html'}")
     code = _CODES[report.gate.verdict]
-    if report.gate.verdict == "inconclusive" and inconclusive is Inconclusive.pass_:
+    if report.gate.verdict == "inconclusive" and inconclusive is Without.pass_:
         code = 0
     raise typer.Exit(code)
+
+
+def _tell_first(baseline: Path, as_json: bool) -> None:
+    import json
+
+    said = f"{baseline}: no baseline yet, so there was nothing to compare with."
+    print(json.dumps({"gate": None, "message": said}) if as_json else said)

@@ -124,10 +124,48 @@ def validate(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or report.json files.")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Run folders, or report.json files.")
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the report.json files of many commits, at any depth: draws each "
+            "figure over the commits and marks where its level changed."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the history's pages. [default: --history's]")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Render report.html and report.md anew from what was measured."""
+    """Render report.html, report.md, junit.xml and benchmark.json anew; or draw a history."""
+    if (history is None) == (not runs):
+        raise typer.BadParameter("name either runs to render, or --history FOLDER.")
+    if history is not None:
+        _history(history, out or history, as_json)
+        return
+    if out is not None:
+        raise typer.BadParameter("--out goes with --history; a run's pages stand in its folder.")
+    _render(runs or [], as_json)
+
+
+def _history(folder: Path, out: Path, as_json: bool) -> None:
+    from compress.pipeline.history import read_history, write_history
+    from compress.report.history_words import summary
+
+    found = read_history(folder)
+    write_history(found, out)
+    if as_json:
+        print(found.model_dump_json(indent=1))
+        return
+    for line in found.skipped:
+        print(line)
+    print(f"{summary(found)[0]}.")
+    print(f"history: {out / 'history.html'}")
+
+
+def _render(runs: list[Path], as_json: bool) -> None:
     import json
 
     from compress.pipeline.pages import write_pages

@@ -17,6 +17,7 @@ from compress.measure.machine import machine
 from compress.measure.profile import bench_profiles
 from compress.measure.quality import feeds
 from compress.pipeline.benchmark import describe_arm, measurement
+from compress.pipeline.commit import current_commit
 from compress.pipeline.compare import Scores, compare
 from compress.pipeline.context import Context
 from compress.pipeline.pages import write_report
@@ -90,6 +91,7 @@ def bench(
         command="compress bench " + " ".join(map(str, paths)) + (f" --data {data}" if data else ""),
         title="Benchmark",
         machine=machine(),
+        commit=current_commit(),
         recipe={"benchmark": settings},
         recipe_hash=digest(settings),
         baseline=arms[0].name,

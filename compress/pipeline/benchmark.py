@@ -16,6 +16,7 @@ from compress.measure.machine import machine
 from compress.measure.noise import describe_noise
 from compress.measure.profile import bench_profiles
 from compress.measure.quality import check_outputs, feeds, quality, run_onnx
+from compress.pipeline.commit import current_commit
 from compress.pipeline.compare import Scores, compare, quality_comparison
 from compress.pipeline.context import Context
 from compress.pipeline.decide import choose_final, judge
@@ -122,6 +123,7 @@ def benchmark(
         command=command,
         title=f"{recipe.model.get('name', 'model')} on {recipe.task}",
         machine=machine(),
+        commit=current_commit(),
         recipe=recipe.resolved(),
         recipe_hash=digest(recipe.resolved()),
         key=key,

@@ -26,6 +26,7 @@ from compress.measure.machine import machine
 from compress.measure.quality import feeds
 from compress.pipeline.bench import describe
 from compress.pipeline.benchmark import measurement
+from compress.pipeline.commit import current_commit
 from compress.pipeline.compare import Scores, compare
 from compress.pipeline.find import find_model
 from compress.pipeline.pages import write_report
@@ -137,6 +138,7 @@ def check(
         command=_command(baseline, candidate, config, data, device, seed),
         title=f"{candidate} against {baseline}",
         machine=machine(),
+        commit=current_commit(),
         recipe={"check": settings},
         recipe_hash=digest(settings),
         baseline=BASELINE,

@@ -11,6 +11,11 @@ from compress.report.schema import load_report
 _REPORT = "report.json"
 
 
+def nothing_there(path: Path) -> bool:
+    """Whether a path leads nowhere, or to an empty folder, as a cache without content leaves it."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
 def find_model(path: Path) -> Artifact:
     """The model that a path means: a file, an artifact, or the final one of a run.
 
@@ -24,7 +29,8 @@ def find_model(path: Path) -> Artifact:
         if not path.exists():
             raise InputError(
                 f"{path}: no such model. On a first run there is nothing to compare with: store "
-                "the candidate as the baseline of the next one."
+                "the candidate as the baseline of the next one; `--missing-baseline pass` lets "
+                "a check pass without."
             )
         return load_artifact(folder)
     report = load_report(folder / _REPORT)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from compress.artifact import write_text
 from compress.report import render_html, render_markdown
+from compress.report.benchmark_action import render_benchmark_action
+from compress.report.junit import render_junit
 from compress.report.schema import Report
 
 
@@ -17,9 +19,11 @@ def write_report(report: Report, out: Path) -> None:
 
 
 def write_pages(report: Report, out: Path) -> None:
-    """Render report.html and report.md."""
+    """Render report.html and report.md for people, junit.xml and benchmark.json for CI."""
     write_text(out / "report.html", render_html(report))
     write_text(out / "report.md", render_markdown(report))
+    write_text(out / "junit.xml", render_junit(report))
+    write_text(out / "benchmark.json", render_benchmark_action(report))
 
 
 def _short_lists(text: str) -> str:

@@ -24,9 +24,23 @@ def gate_table(report: Report) -> Table:
     return Table(columns, rows, sortable=False)
 
 
+def comparison_name(report: Report, entry: Comparison) -> str:
+    """What a comparison is about, such as "Latency, batch 1"."""
+    return _compared(entry, _arms(report, entry))[0]
+
+
+def comparison_line(report: Report, entry: Comparison) -> str:
+    """Both figures of a comparison and the change with its interval, in one line."""
+    _, (before, after) = _compared(entry, _arms(report, entry))
+    return f"{before} → {after}: {_change(report, entry)}"
+
+
+def _arms(report: Report, entry: Comparison) -> list[Arm]:
+    return [report.arm(name) for name in (entry.baseline, entry.candidate)]
+
+
 def _gate_row(report: Report, entry: Comparison) -> list[Cell]:
-    arms = [report.arm(name) for name in (entry.baseline, entry.candidate)]
-    name, figures = _compared(entry, arms)
+    name, figures = _compared(entry, _arms(report, entry))
     return [
         Cell(name),
         *(Cell(figure) for figure in figures),

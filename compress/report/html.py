@@ -62,7 +62,7 @@ def _page(report: Report, left_out: str) -> str:
     branches = branch_steps(report)
     axis, points = speed_axis(branches), picture_points(report)
     return (
-        _environment()
+        environment()
         .get_template("report.html.jinja")
         .render(
             report=report,
@@ -140,7 +140,8 @@ def recipe_text(report: Report) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=88)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """What renders every page: escaped, and without a variable that is not there."""
     environment = Environment(
         loader=PackageLoader("compress.report"),
         autoescape=True,

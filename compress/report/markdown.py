@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from compress.report import tables
+from compress.report.fitting import LIMIT, Section, fitted, size
 from compress.report.gate_table import gate_table
 from compress.report.schema import Report
 from compress.report.tables import Cell, Table
 from compress.report.verdict import Verdict, verdict
 
 _MARKS = {"proven": "✅", "met": "☑️", "missed": "❌", "none": "ℹ️"}
+#: Characters that one text keeps where the whole would be too long.
+_KEPT = 500
+#: Tags of the rows that a table keeps to the last.
+_PINNED = frozenset({"baseline", "final", "regressed"})
 
 
-def render_markdown(report: Report) -> str:
-    """Verdict, arms, candidates, notes and the command, ending in a newline."""
+def render_markdown(report: Report, limit: int = LIMIT) -> str:
+    """Verdict, arms, candidates, notes and the command, ending in a newline.
+
+    What would be longer than `limit` bytes loses rows, from the least important table first, and
+    says how many; texts of more than 500 characters are then shortened as well.
+    """
+    sections = _sections(report, lambda text: text)
+    if size(sections) > limit:
+        sections = _sections(report, shortened)
+    return fitted(sections, limit)
+
+
+def _sections(report: Report, text: Callable[[str], str]) -> list[Section]:
     said = verdict(report)
-    parts = [f"# {escape(report.title)}", _headline(report, said)]
+    found = [Section(f"# {escape(text(report.title))}"), Section(_headline(report, said, text))]
     if said.explanation:
-        parts.append(escape(said.explanation))
+        found.append(Section(escape(text(said.explanation))))
     if report.gate is not None:
-        parts.append(_table(gate_table(report)))
-    parts.append(_table(tables.arms_table(report).without_empty_columns(brief=True)))
+        found.append(table_section(gate_table(report), text, rank=4, what="comparison"))
+    arms = tables.arms_table(report).without_empty_columns(brief=True)
+    found.append(table_section(arms, text, rank=3, what="arm"))
     if report.candidates:
-        parts += ["## Candidates", _table(tables.candidates_table(report))]
+        found.append(Section("## Candidates"))
+        candidates = tables.candidates_table(report)
+        found.append(table_section(candidates, text, rank=1, what="candidate"))
     if report.notes:
-        parts += ["## Notes", "\n".join(f"- {escape(note)}" for note in report.notes)]
-    parts += ["## Repeat it", _code(report.command)]
-    parts.append(f"compress {escape(report.tool_version)}, {escape(report.created)}")
-    return "\n\n".join(parts) + "\n"
+        notes = [f"- {escape(text(note))}" for note in report.notes]
+        found += [Section("## Notes"), Section("", notes, rank=2, what="note")]
+    found += [Section("## Repeat it"), Section(_code(text(report.command)))]
+    found.append(Section(f"compress {escape(text(f'{report.tool_version}, {report.created}'))}"))
+    return found
 
 
-def _headline(report: Report, said: Verdict) -> str:
+def shortened(text: str) -> str:
+    """At most 500 characters of a text."""
+    return text if len(text) <= _KEPT else f"{text[:_KEPT]}…"
+
+
+def _headline(report: Report, said: Verdict, text: Callable[[str], str]) -> str:
     label = f"{said.label}. " if report.gate else ""
-    return f"{_MARKS[said.status]} **{escape(label + said.sentence)}**"
+    return f"{_MARKS[said.status]} **{escape(text(label + said.sentence))}**"
 
 
 def escape(text: str) -> str:
@@ -48,22 +74,37 @@ def _backslashed(found: re.Match[str]) -> str:
     return "\\" + found.group()
 
 
-def _table(table: Table) -> str:
+def table_section(table: Table, text: Callable[[str], str], *, rank: int, what: str) -> Section:
+    """A table whose last rows may be left out.
+
+    Args:
+        text: what becomes of every text before it is written.
+        rank, what: see `Section`.
+    """
     heads = [
         f"{column.heading} ({column.note})" if column.note else column.heading
         for column in table.columns
     ]
     rule = ["---:" if column.numeric else ":---" for column in table.columns]
-    rows = [[_cell(cell) for cell in row] for row in table.rows]
-    lines = [[escape(head) for head in heads], rule, *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    head = "\n".join([_line([escape(text(head)) for head in heads]), _line(rule)])
+    rows = [_line([_cell(cell, text) for cell in row]) for row in table.rows]
+    pinned = {
+        line
+        for line, row in zip(rows, table.rows, strict=True)
+        if any(_PINNED & set(cell.tags) for cell in row)
+    }
+    return Section(head, rows, rank, what, frozenset(pinned))
 
 
-def _cell(cell: Cell) -> str:
-    shown = [escape(cell.text)] if cell.text else []
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(cell: Cell, text: Callable[[str], str]) -> str:
+    shown = [escape(text(cell.text))] if cell.text else []
     shown += [f"**{escape(tag)}**" for tag in cell.tags]
     figure = " ".join(shown)
-    return "<br>".join([figure, *(escape(note) for note in cell.notes)])
+    return "<br>".join([figure, *(escape(text(note)) for note in cell.notes)])
 
 
 def _code(text: str) -> str:

@@ -7,7 +7,7 @@ versions add fields and never rename or remove one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -64,11 +64,11 @@ class Latency(Record):
     batch: int = Field(ge=1)
     threads: int = Field(ge=1)
     median_ms: float = Field(gt=0)
-    p90_ms: float | None
+    p90_ms: Annotated[float, Field(gt=0)] | None
     n: int = Field(ge=1)
     throughput: float = Field(gt=0)
     best: bool
-    workers_ms: list[float]
+    workers_ms: list[Annotated[float, Field(gt=0)]]
     percentiles: dict[str, Percentile | None] = {}
     load_ms: float | None = None
     first_call_ms: float | None = None
@@ -235,6 +235,7 @@ class Report(Record):
         machine: what the figures were taken on; None for what the machine does not tell.
         recipe: the recipe as resolved, overrides applied.
         recipe_hash: SHA-256 of `recipe`.
+        commit: hash of the commit that was measured, where CI or Git tells it.
         key: SHA-256 of all that the figures follow from; a run with an equal key measures no more.
         baseline, final: names of arms.
         measurement: how latencies were taken: workers, rounds, threads, spinning, control.
@@ -251,6 +252,7 @@ class Report(Record):
     machine: dict[str, Any]
     recipe: dict[str, Any]
     recipe_hash: str
+    commit: str | None = None
     key: str = ""
     baseline: str
     final: str | None = None
@@ -294,7 +296,10 @@ def load_report(path: Path) -> Report:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
+        given = first["input"]
+        found = f" (found {given!r})" if isinstance(given, bool | int | float) else ""
         raise InputError(
-            f"{path}: not a report of schema version {SCHEMA_VERSION}: {place}: {first['msg']}. "
+            f"{path}: not a report of schema version {SCHEMA_VERSION}: {place}: {first['msg']}"
+            f"{found}. "
             "Make it again with `compress run` or `compress bench`."
         ) from None

@@ -144,7 +144,8 @@ KNOWN_MODELS = (
         (
             ["check", "nowhere", "base"],
             "nowhere: no such model. On a first run there is nothing to compare with: store the "
-            "candidate as the baseline of the next one.",
+            "candidate as the baseline of the next one; `--missing-baseline pass` lets a check "
+            "pass without.",
         ),
         (
             ["check", "base", "base", "--margin", "2"],

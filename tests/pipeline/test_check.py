@@ -212,8 +212,11 @@ def test_more_work_is_found_by_real_workers(tmp_path: Path):
     entry = latency(report, 16)
     assert entry.verdict == "regressed"
     assert math.isclose(entry.ratio, 3, rel_tol=0.5)
+    assert '<failure message="Latency, batch 16' in (tmp_path / "out" / "junit.xml").read_text()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "report.json",
         "report.html",
         "report.md",
+        "junit.xml",
+        "benchmark.json",
     }
