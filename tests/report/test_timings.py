@@ -5,7 +5,7 @@ from __future__ import annotations
 from sample import sample_report
 
 from compress.report.measure_schema import Percentile
-from compress.report.tables import timings_table
+from compress.report.timings import timings_table
 
 
 def test_columns_without_figures_are_left_out():
