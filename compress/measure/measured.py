@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from compress.errors import InputError
+from compress.report import measure_schema
 from compress.report.measure_schema import Percentile, RawCell, RawMeasurement, RawWorker
 from compress.report.schema import Latency, Report
 from compress.stats import Interval, quantile_interval, ratio_interval
 
 #: Name of the arm that is the first one again, to see what the machine makes of no difference.
-CONTROL = "first arm again"
+CONTROL = measure_schema.CONTROL
 #: Blocks from which a 90th percentile can be told.
 _LEAST_FOR_P90 = 29
 #: Percentiles of single calls.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from pydantic import Field
 
 from compress.report.record import Record
+
+#: Name of the arm that is the first one again, to see what the machine makes of no difference.
+CONTROL = "first arm again"
 
 
 class Percentile(Record):
@@ -66,7 +71,7 @@ class RawCell(Record):
     """One arm at one batch size and thread count, in every worker.
 
     Attributes:
-        arm: its name; the control's is "first arm again".
+        arm: its name; the control's is `CONTROL`.
         blocks_ns: (workers, rounds) medians of blocks, nanoseconds a call.
         calls_per_block: (workers,) timed calls behind each of these medians.
         load_ns: (workers,) time to load the model.
@@ -94,3 +99,22 @@ class RawMeasurement(Record):
 
     cells: list[RawCell]
     workers: list[RawWorker] = []
+
+    def worker_ratios(self, baseline: str, candidate: str, batch: int) -> list[float]:
+        """Each worker's candidate / baseline: the median over rounds, blocks beside each other.
+
+        Each arm at the thread count at which it is fastest; empty where one was not measured.
+        """
+        fastest = [self._fastest(arm, batch) for arm in (baseline, candidate)]
+        under, over = fastest
+        if under is None or over is None:
+            return []
+        pairs = zip(under.blocks_ns, over.blocks_ns, strict=True)
+        return [
+            median(after / before for before, after in zip(*blocks, strict=True))
+            for blocks in pairs
+        ]
+
+    def _fastest(self, arm: str, batch: int) -> RawCell | None:
+        cells = [cell for cell in self.cells if (cell.arm, cell.batch) == (arm, batch)]
+        return min(cells, key=lambda cell: median(map(median, cell.blocks_ns)), default=None)

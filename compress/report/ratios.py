@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from markupsafe import Markup
 
 from compress.report.formatting import DASH, interval, milliseconds
-from compress.report.gains import find_arm, worker_medians
+from compress.report.gains import find_arm
+from compress.report.measure_schema import CONTROL
 from compress.report.pictures import Width
-from compress.report.schema import Arm, Comparison, Gate, Report
+from compress.report.schema import Comparison, Gate, Report
 from compress.report.workers import Row, Strips
 
 
@@ -29,10 +28,11 @@ def ratio_rows(report: Report) -> list[Row]:
 def _rows(report: Report, gate: Gate, entry: Comparison, where: str) -> list[Row]:
     assert entry.batch is not None
     assert entry.ratio is not None
-    baseline, candidate = (find_arm(report, name) for name in (entry.baseline, entry.candidate))
+    baseline = find_arm(report, entry.baseline)
     point = baseline.best_latency(entry.batch) if baseline else None
     shown = milliseconds(point.median_ms) if point else DASH
-    ratios = _worker_ratios(baseline, candidate, entry.batch)
+    pair = (entry.baseline, entry.candidate)
+    ratios = report.raw.worker_ratios(*pair, entry.batch) if report.raw else ()
     bounds = entry.interval
     figure = f"{entry.ratio:.3f} ×" + (
         f" {interval(*(f'{bound:.3f}' for bound in bounds))}" if bounds else ""
@@ -43,17 +43,11 @@ def _rows(report: Report, gate: Gate, entry: Comparison, where: str) -> list[Row
     ]
     if entry.batch in gate.control:
         again = gate.control[entry.batch]
-        rows.append(Row(f"control{where}", "control", f"{again:.3f} ×", (), again))
+        strays = (
+            report.raw.worker_ratios(entry.baseline, CONTROL, entry.batch) if report.raw else ()
+        )
+        rows.append(Row(f"control{where}", "control", f"{again:.3f} ×", strays, again))
     return rows
-
-
-def _worker_ratios(baseline: Arm | None, candidate: Arm | None, batch: int) -> Sequence[float]:
-    """Each worker's median over the baseline's in the same worker, where both are known."""
-    points = [arm.best_latency(batch) for arm in (baseline, candidate) if arm]
-    workers = [worker_medians(point) for point in points]
-    if len(workers) != 2 or len(workers[0]) != len(workers[1]):
-        return ()
-    return [after / before for before, after in zip(*workers, strict=True)]
 
 
 def ratio_picture(report: Report, width: Width) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from compress.report import Report
+from compress.report.measure_schema import CONTROL, RawCell, RawMeasurement
 from compress.report.schema import Arm, Budget, Candidate, Comparison, Gate, Latency, Quality
 
 N = 1000
@@ -270,7 +271,21 @@ def check_report() -> Report:
         fit=True,
         explanation="regressed: latency at batch 1 1.120 × [1.109, 1.131].",
     )
+    times = {1: (500_000, 560_000, 501_000), 32: (10_000_000, 10_000_000, 9_970_000)}
+    # The machine slows down over the rounds and differs between the workers, for all arms alike.
+    drift = [[100, 130, 110, 150], [90, 95, 120, 100], [200, 210, 190, 220]]
+    cells = [
+        RawCell(
+            arm=name,
+            batch=batch,
+            threads=1,
+            blocks_ns=[[one * share // 100 for share in worker] for worker in drift],
+        )
+        for batch, medians in times.items()
+        for name, one in zip(("baseline", "candidate", CONTROL), medians, strict=True)
+    ]
     update = {"arms": arms, "comparisons": found, "gate": gate, "baseline": "baseline"}
+    update |= {"raw": RawMeasurement(cells=cells)}
     return base.model_copy(
         update=update | {"final": None, "budget": None, "candidates": [], "notes": []}
     )
