@@ -121,7 +121,7 @@ def test_paired_drop_of_a_loss_points_the_other_way():
 
 
 def test_samples_for_proof_is_the_normal_approximation():
-    factor = (stats.norm.ppf(0.95) + stats.norm.ppf(0.9)) ** 2
+    factor = (stats.norm.ppf(0.975) + stats.norm.ppf(0.9)) ** 2
     assert samples_for_proof(0.02, 0.005) == pytest.approx(factor * 0.02 / 0.005**2, rel=2e-3)
     assert samples_for_proof(0.02, 0.0025) == pytest.approx(4 * samples_for_proof(0.02, 0.005), 1)
 
@@ -131,8 +131,13 @@ def test_samples_for_proof_prove_nine_times_out_of_ten():
     n = samples_for_proof(discordance, margin)
     cells = [discordance / 2, discordance / 2, 1 - discordance]
     tables = random.multinomial(n, cells, size=400)
-    proven = [tango_interval(b, c, n, confidence=0.90)[1] < margin for b, c, _ in tables]
+    proven = [tango_interval(b, c, n)[1] < margin for b, c, _ in tables]
     assert 0.85 <= np.mean(proven) <= 0.95
+
+
+def test_samples_for_proof_where_the_models_never_disagree():
+    n = samples_for_proof(0.0, 0.01)
+    assert tango_interval(0, 0, n)[1] <= 0.01 < tango_interval(0, 0, n - 1)[1]
 
 
 def accepted(ratios: np.ndarray, ratio: float) -> bool:

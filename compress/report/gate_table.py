@@ -49,15 +49,25 @@ def _compared(entry: Comparison, arms: list[Arm]) -> tuple[str, list[str]]:
     if entry.what == "size":
         return "File", [formatting.size(arm.size_bytes) for arm in arms]
     if entry.what == "int8":
-        return "Operators in int8", [str(arm.int8_nodes) for arm in arms]
+        return _operators(entry, arms)
     if entry.what == "parameters":
         return "Parameters", [formatting.count(arm.parameters) for arm in arms]
     return "MACs, one sample", [formatting.magnitude(arm.macs) for arm in arms]
 
 
+def _operators(entry: Comparison, arms: list[Arm]) -> tuple[str, list[str]]:
+    if entry.operator is None:
+        return "Operators in int8", [str(arm.int8_nodes) for arm in arms]
+    counts = [arm.operators.get(entry.operator, {}) for arm in arms]
+    return f"{entry.operator} operators", [formatting.nodes(each) for each in counts]
+
+
 def _change(report: Report, entry: Comparison) -> str:
     if entry.what == "int8":
-        return f"{-round(entry.difference or 0):+d}"
+        fell = round(entry.difference or 0)
+        if fell:
+            return f"{abs(fell)} {'gained' if fell < 0 else 'fell'}"
+        return "same" if entry.operator is None else "changed"
     if entry.what == "quality":
         metric = report_metric(report)
         if metric is None or entry.difference is None:

@@ -125,12 +125,13 @@ class Comparison(Record):
     """One arm against another, on the same samples or in the same interleaved run.
 
     Attributes:
-        what: "latency", "quality", "size", "parameters", "macs", or "int8": how many of the nodes
-            that compute run in int8.
+        what: "latency", "quality", "size", "parameters", "macs", or "int8": whether the nodes that
+            compute kept their precision.
         batch: samples a call, for "latency" only.
+        operator: for "int8" the type of operator whose nodes changed; None where none did.
         ratio: candidate / baseline; for latency the Hodges-Lehmann estimate over workers.
         difference: for "quality" how much worse the candidate is, in the metric's unit: positive is
-            a drop, whichever way the metric points; for "int8" how many nodes fewer.
+            a drop, whichever way the metric points; for "int8" how many nodes fell towards fp32.
         interval: 95 % interval of `ratio` or `difference`; None where the figure is exact.
         n: samples or workers behind the interval.
         verdict: what the figures allow to say; "exact" figures are improved, ok or regressed.
@@ -140,6 +141,7 @@ class Comparison(Record):
     candidate: str
     what: Figure
     batch: int | None = None
+    operator: str | None = None
     ratio: float | None = None
     difference: float | None = None
     interval: Interval | None = None

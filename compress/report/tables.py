@@ -203,8 +203,7 @@ def operators_table(report: Report) -> Table:
 
 
 def _operator_cell(counts: dict[str, int]) -> Cell:
-    shown = [f"{amount} {precision}" for precision, amount in sorted(counts.items()) if amount]
-    return Cell(", ".join(shown) or DASH)
+    return Cell(formatting.nodes(counts))
 
 
 def timings_table(report: Report) -> Table:

@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 import compress
-from compress import cli
+from compress import cli, gate
 from compress.artifact import ONNX, Card, finish, load_artifact, writing
 from compress.data.task import Task
 from compress.gate import Look
 from compress.models.build import count_parameters
 from compress.models.references import REFERENCES, ModelSpec
-from compress.pipeline import Outcome
-from compress.pipeline import check as gate
+from compress.pipeline import Outcome, timing
+from compress.pipeline import check as pipeline_check
 from compress.pipeline.check import CheckConfig
 from compress.report import load_report
 from compress.runtime.onnxruntime import Session
@@ -270,9 +270,9 @@ def test_check_ends_with_the_verdict_and_its_code(
     code: int,
 ):
     verdicts = [(dict.fromkeys((1, 2), verdict) if verdict != "inconclusive" else {})] * 3
-    monkeypatch.setattr(gate, "decide", lambda *_: verdicts.pop())
-    monkeypatch.setattr(gate, "machine_is_fit", lambda *_: True)
-    monkeypatch.setattr(gate, "LOOKS", [Look(1, 0.01), Look(2, 0.01)])
+    monkeypatch.setattr(pipeline_check, "decide", lambda *_: verdicts.pop())
+    monkeypatch.setattr(timing, "machine_is_fit", lambda *_: True)
+    monkeypatch.setattr(gate, "LOOKS", (Look(1, 1.0), Look(2, 1.0)))
     quick = CheckConfig.model_fields
     monkeypatch.setattr(quick["rounds"], "default", 2)
     found = call("check", base, base / ONNX, "--batch", 1, "--batch", 2, *extra, "--out", "gate")
