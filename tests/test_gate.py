@@ -10,10 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from compress.gate import LOOKS, decide, machine_is_fit
+from compress.errors import InputError
+from compress.gate import LOOKS, decide, keeps, looks_for, machine_is_fit
 from compress.stats import holm, signed_rank_p
 
 MARGIN = 0.05
+
+NOISES = {
+    "normal": lambda random, shape: random.normal(0, 0.02, shape),
+    "t2": lambda random, shape: 0.01 * random.standard_t(2, shape),
+    "bimodal": lambda random, shape: (
+        random.choice([-0.02, 0.02], shape) + random.normal(0, 0.002, shape)
+    ),
+}
 
 
 @given(n=st.integers(1, 12), seed=st.integers(0, 10_000), shift=st.floats(-2, 2))
@@ -56,18 +65,37 @@ def test_one_gate_of_several_is_judged_by_holms_share():
     assert decide({1: barely, 8: barely}, MARGIN, alpha) == {}
 
 
+def test_a_promise_has_a_bound_of_its_own():
+    noise = np.array([-3, -2, -1, 0.5, 1, 2, 3, -0.5]) / 1000
+    logs = {"kept": math.log(0.4) + noise, "broken": math.log(0.6) + noise}
+    bounds = dict.fromkeys(logs, 0.5)
+    assert keeps(logs, bounds, LOOKS[0].alpha) == {"kept": True, "broken": False}
+    assert keeps(logs | {"third": noise}, bounds | {"third": 2.0}, LOOKS[0].alpha) == {}
+    assert keeps({"edge": math.log(0.5) + noise}, {"edge": 0.5}, LOOKS[0].alpha) == {}
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_a_promise_at_its_bound_is_broken_no_oftener_than_stated(noise: str):
+    random = np.random.default_rng(8)
+    drawn = math.log(0.5) + NOISES[noise](random, (800, LOOKS[-1].workers))
+    broken = 0
+    for row in drawn:
+        looks = (keeps({0: row[: look.workers]}, {0: 0.5}, look.alpha) for look in LOOKS)
+        broken += not next((found[0] for found in looks if found), True)
+    assert broken / 800 <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / 800)
+
+
+def test_more_gates_take_more_processes():
+    assert [len(looks_for(gates)) for gates in (0, 2, 3, 24, 25, 2359)] == [3, 3, 2, 2, 1, 1]
+    with pytest.raises(
+        InputError, match="2,360 latency gates in one check take 19 processes, and at most 18"
+    ):
+        looks_for(2_360)
+
+
 def test_the_looks_share_the_error():
     assert sum(look.alpha for look in LOOKS) == pytest.approx(0.025)
     assert all(2.0**-look.workers <= look.alpha for look in LOOKS)
-
-
-NOISES = {
-    "normal": lambda random, shape: random.normal(0, 0.02, shape),
-    "t2": lambda random, shape: 0.01 * random.standard_t(2, shape),
-    "bimodal": lambda random, shape: (
-        random.choice([-0.02, 0.02], shape) + random.normal(0, 0.002, shape)
-    ),
-}
 
 
 def simulate(ratio: float, noise: str, runs: int, margin: float = MARGIN) -> dict[str, float]:

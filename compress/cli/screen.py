@@ -82,7 +82,13 @@ def gate_table(report: Report) -> str:
 
     table = cells(report)
     rows = [[column.heading for column in table.columns]]
-    rows += [[" ".join([cell.text, *cell.tags]).strip() for cell in row] for row in table.rows]
+    rows += [
+        [
+            " ".join([cell.text, *cell.tags, *(f"({note})" for note in cell.notes)]).strip()
+            for cell in row
+        ]
+        for row in table.rows
+    ]
     widths = _widths(rows)
     lines = [
         "  ".join(

@@ -12,10 +12,11 @@ from compress.artifact import Artifact, digest
 from compress.data.task import Task
 from compress.export.graph import load_onnx, operators, precision
 from compress.measure.config import BenchConfig
+from compress.measure.further import further_metrics
 from compress.measure.latency import CONTROL, Measured, measure, measure_memory
 from compress.measure.machine import machine
 from compress.measure.quality import check_outputs, feeds, quality, run_onnx
-from compress.pipeline.compare import Scores, compare, quality_comparison
+from compress.pipeline.compare import Scores, compare, further_key, quality_comparison
 from compress.pipeline.context import Context
 from compress.pipeline.decide import choose_final, judge
 from compress.recipe import Recipe
@@ -151,6 +152,9 @@ def describe_arm(
     scores = {
         key: task.metric.score(outputs[key], split.targets.numpy()) for key, split in splits.items()
     }
+    targets = task.test.targets.numpy()
+    for metric in further_metrics(task).values():
+        scores[further_key(metric.name)] = metric.terms(outputs["test"], targets)
     counts = operators(model)
     evidence = artifact.card.evidence if artifact else {}
     arm = Arm(

@@ -7,12 +7,15 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from compress.data.task import Task
+from compress.measure.further import further_metrics
 from compress.measure.latency import Measured
 from compress.pipeline.decide import latency_verdict
+from compress.report.record import Interval
 from compress.report.schema import Arm, Comparison, Figure, Verdict
-from compress.stats import paired_drop
+from compress.stats import paired_bootstrap, paired_drop
 
-#: Split name to one score a sample, (n,).
+#: Split name to one score a sample, (n,); `further_key` of a metric to its terms, (n, k).
 Scores = dict[str, npt.NDArray[np.float64]]
 
 _EXACT: dict[Figure, str] = {"size": "size_bytes", "parameters": "parameters", "macs": "macs"}
@@ -78,6 +81,35 @@ def quality_comparison(
         n=len(before),
         verdict=verdict,
     )
+
+
+def further_key(metric: str) -> str:
+    """Where `Scores` keeps a further metric's terms on the test split."""
+    return f"test {metric}"
+
+
+def metric_drop(
+    metric: str, task: Task, before: Scores, after: Scores
+) -> tuple[float, Interval, float, int]:
+    """How much worse a model is in any metric of a task, on the same test samples.
+
+    Args:
+        metric: "quality", the task's own, or a further one; the last by a paired bootstrap.
+
+    Returns:
+        The drop (positive is worse), its 95 % interval, the metric of the first model, and n.
+    """
+    if metric in ("quality", task.metric.name):
+        pair = before["test"], after["test"]
+        drop, interval = paired_drop(*pair, task.metric.higher_is_better)
+        return drop, interval, float(pair[0].mean()), len(pair[0])
+    further = further_metrics(task)[metric]
+    terms = before[further_key(metric)], after[further_key(metric)]
+    difference, (low, high) = paired_bootstrap(*terms, further.combine)
+    value = float(further.combine(terms[0].mean(axis=0)))
+    if further.higher_is_better:
+        return -difference, (-high, -low), value, len(terms[0])
+    return difference, (low, high), value, len(terms[0])
 
 
 def _latency(baseline: Arm, candidate: Arm, measured: Measured, batch: int) -> Comparison:

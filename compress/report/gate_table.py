@@ -5,12 +5,15 @@ from __future__ import annotations
 from compress.report import formatting
 from compress.report.formatting import DASH
 from compress.report.gains import report_metric
+from compress.report.gates_schema import Promise
 from compress.report.schema import Arm, Comparison, Report
 from compress.report.tables import Cell, Column, Table
 
 
 def gate_table(report: Report) -> Table:
     """What a check compared: both figures, the change with its interval, and the verdict."""
+    if report.promises:
+        return _promises_table(report)
     columns = [
         Column("Compared", numeric=False, brief=True),
         Column("Baseline", brief=True),
@@ -21,6 +24,27 @@ def gate_table(report: Report) -> Table:
     if report.gate is None:
         return Table(columns)
     return Table(columns, [_gate_row(report, entry) for entry in report.comparisons])
+
+
+def _promises_table(report: Report) -> Table:
+    """What a gate file promises, what was found, and what came of it."""
+    columns = [
+        Column("Gate", numeric=False, brief=True),
+        Column("Promised", numeric=False, brief=True),
+        Column("Found", brief=True),
+        Column("Outcome", numeric=False, brief=True),
+    ]
+    return Table(columns, [_promise_row(entry) for entry in report.promises])
+
+
+def _promise_row(entry: Promise) -> list[Cell]:
+    batch = "" if entry.batch is None else f", batch {entry.batch}"
+    return [
+        Cell(f"{entry.candidate} {entry.metric}{batch}"),
+        Cell(entry.promised),
+        Cell(entry.found or DASH),
+        Cell("", (entry.reason,) if entry.reason else (), (entry.outcome,)),
+    ]
 
 
 def _gate_row(report: Report, entry: Comparison) -> list[Cell]:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from compress.errors import InputError
+from compress.report.gates_schema import Promise
 from compress.report.record import Interval, Record
 
 SCHEMA_VERSION: Final = 1
@@ -226,6 +227,7 @@ class Report(Record):
         recipe_hash: SHA-256 of `recipe`.
         key: SHA-256 of all that the figures follow from; a run with an equal key measures no more.
         baseline, final: names of arms.
+        promises: what came of each gate of a gate file, where one was checked.
         measurement: how latencies were taken: workers, rounds, threads, spinning, control.
         notes: what a reader has to know beside the figures.
     """
@@ -245,6 +247,7 @@ class Report(Record):
     gate: Gate | None = None
     arms: list[Arm]
     comparisons: list[Comparison] = []
+    promises: list[Promise] = []
     candidates: list[Candidate] = []
     measurement: dict[str, Any] = {}
     notes: list[str] = []

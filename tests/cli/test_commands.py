@@ -305,6 +305,27 @@ def test_validate(call: Call, tmp_path: Path):
     assert call("validate", TINY, "--json").json == {}
 
 
+def test_a_gate_file_is_checked_and_validated(call: Call, base: Path):
+    entry = "{compare: candidate, with: baseline, metric: %s}"
+    bounds = ["size, at_most: same", "size, at_most: 0.5", "accuracy, max_drop: 0.5"]
+    Path("gates.yaml").write_text(f"gates: [{', '.join(entry % bound for bound in bounds)}]")
+    assert call("validate", "gates.yaml").out == "gates.yaml: ok\n"
+    found = call("check", base, base, "--gates", "gates.yaml", "--data", "tiny:task")
+    lines = [re.split(r"  +", line) for line in found.out.splitlines()]
+    assert (found.code, found.err) == (1, "")
+    assert lines[0] == ["Gate", "Promised", "Found", "Outcome"]
+    assert [(line[0], line[1], line[-1]) for line in lines[2:5]] == [
+        ("candidate size", "at most baseline's", "kept"),
+        ("candidate size", "at most 0.5 × baseline", "broken"),
+        ("candidate accuracy", "at most 0.5 worse than baseline", "kept"),
+    ]
+    assert lines[5][0].startswith("regressed: of 3 gates 2 kept, 1 broken. Broken: candidate size")
+    again = call("check", base, base, "--gates", "gates.yaml", "--data", "tiny:task", "--json")
+    assert [promise["outcome"] for promise in again.json["promises"]] == ["kept", "broken", "kept"]
+    Path("gates.yaml").write_text("gates: [{compare: a, metric: siz, at_most: 9}]")
+    assert call("validate", "gates.yaml").code == 2
+
+
 def test_list_and_doctor(call: Call, tmp_path: Path):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "a.yaml").write_text("# What it is for.\ntask: x\n")
