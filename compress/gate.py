@@ -24,10 +24,11 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from compress.errors import InputError
 from compress.report.schema import Verdict
-from compress.stats import holm, ratio_interval, signed_rank_p
+from compress.stats import holm, ratio_interval, signed_rank_p, tango_score
 
 Key = TypeVar("Key")
 Logs = npt.NDArray[np.float64]
@@ -104,3 +105,27 @@ def machine_is_fit(controls: Mapping[Key, Logs], margin: float) -> bool:
     """Whether a model against itself stays within half the margin at every setting."""
     strays = [ratio_interval(np.exp(logs).tolist())[0] for logs in controls.values()]
     return all(abs(math.log(ratio)) <= margin / 2 for ratio in strays)
+
+
+def accuracy_rates(
+    n: int, drop: float, discordance: float, margin: float, confidence: float = 0.95
+) -> dict[Verdict, float]:
+    """How often a check of accuracy on n samples says what, exactly: no simulation, no normal law.
+
+    Summed over every count of samples that got worse and better, with their trinomial
+    probabilities; those of less than 1e-12 in a tail are left out.
+
+    Args:
+        drop: true drop of the accuracy, at most `discordance`.
+        discordance: share of samples on which just one of the two models is right.
+        margin: the allowed drop.
+        confidence: of the interval that has to lie on one side of the margin.
+    """
+    worse, better = (discordance + drop) / 2, (discordance - drop) / 2
+    most = [int(stats.binom.isf(1e-12, n, share)) + 1 for share in (worse, better)]
+    b, c = np.arange(most[0] + 1)[:, None], np.arange(most[1] + 1)[None, :]
+    weight = stats.binom.pmf(b, n, worse) * stats.binom.pmf(c, n - b, better / (1 - worse))
+    score = tango_score(b, c, n, margin)
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    ok, regressed = (float(weight[side].sum()) for side in (score <= -z, score > z))
+    return {"ok": ok, "regressed": regressed, "inconclusive": 1 - ok - regressed}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from compress.errors import InputError
-from compress.gate import LOOKS, decide, keeps, looks_for, machine_is_fit
-from compress.stats import holm, signed_rank_p
+from compress.gate import LOOKS, accuracy_rates, decide, keeps, looks_for, machine_is_fit
+from compress.stats import holm, signed_rank_p, tango_interval
 
 MARGIN = 0.05
 
@@ -132,3 +132,39 @@ def test_a_machine_that_differs_from_itself_is_unfit():
     still = np.zeros(8)
     assert machine_is_fit({1: still, 32: still + 0.02}, MARGIN)
     assert not machine_is_fit({1: still, 32: still - 0.03}, MARGIN)
+
+
+DISCORDANCES = (0.005, 0.01, 0.012, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("discordance", [share for share in DISCORDANCES if share >= 0.02])
+def test_a_drop_of_twice_the_margin_is_hardly_ever_ok(discordance: float):
+    # 1,000 samples, one point allowed, two points lost: stated are 2.5 %.
+    assert accuracy_rates(1000, 0.02, discordance, 0.01)["ok"] <= 0.006
+
+
+@pytest.mark.parametrize("discordance", [share for share in DISCORDANCES if share >= 0.01])
+@pytest.mark.parametrize("n", [500, 1000, 3000])
+def test_a_drop_of_just_the_margin_is_ok_no_oftener_than_stated(n: int, discordance: float):
+    rates = accuracy_rates(n, 0.01, discordance, 0.01)
+    assert rates["ok"] <= 0.0252
+    assert rates["regressed"] <= 0.034  # no error at the margin; a score interval is approximate
+
+
+@pytest.mark.parametrize("discordance", DISCORDANCES)
+def test_no_drop_is_hardly_ever_called_one(discordance: float):
+    assert accuracy_rates(1000, 0.0, discordance, 0.01)["regressed"] <= 0.006
+
+
+def test_accuracy_rates_are_those_of_the_interval_that_decides():
+    n, worse, better, margin = 40, 0.15, 0.10, 0.05
+    expected = dict.fromkeys(("ok", "regressed", "inconclusive"), 0.0)
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            low, high = tango_interval(b, c, n)
+            verdict = "ok" if high <= margin else "regressed" if low > margin else "inconclusive"
+            cells = [worse, better, 1 - worse - better]
+            expected[verdict] += stats.multinomial.pmf([b, c, n - b - c], n, cells)
+    rates = accuracy_rates(n, worse - better, worse + better, margin)
+    assert rates == pytest.approx(expected, abs=1e-9)
+    assert rates["regressed"] > 0.01

@@ -12,6 +12,7 @@ from scipy import optimize, stats
 
 from compress.stats import (
     mean_interval,
+    paired_bootstrap,
     paired_drop,
     ratio_interval,
     samples_for_proof,
@@ -186,3 +187,52 @@ def test_paired_drop_of_real_scores_is_students_whatever_the_differences():
     expected = stats.ttest_rel(baseline, candidate).confidence_interval(0.95)
     assert paired_drop(baseline, candidate, True)[1] == pytest.approx((expected.low, expected.high))
     assert paired_drop(baseline, baseline, True) == (0.0, (0.0, 0.0))
+
+
+def squares(means: np.ndarray) -> np.ndarray:
+    """A metric that is no mean: the square of one."""
+    return means[..., 0] ** 2
+
+
+def test_paired_bootstrap_is_scipys():
+    random = np.random.default_rng(0)
+    before = random.exponential(1.0, (50, 1))
+    after = before + random.normal(0.2, 0.1, (50, 1))
+
+    def difference(old: np.ndarray, new: np.ndarray, axis: int) -> np.ndarray:
+        return new.mean(axis=axis) ** 2 - old.mean(axis=axis) ** 2
+
+    expected = stats.bootstrap(
+        (before[:, 0], after[:, 0]),
+        difference,
+        paired=True,
+        n_resamples=2000,
+        method="BCa",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    estimate, interval = paired_bootstrap(before, after, squares, seed=5)
+    assert estimate == pytest.approx(after.mean() ** 2 - before.mean() ** 2)
+    assert interval == pytest.approx((expected.low, expected.high))
+    assert interval == paired_bootstrap(before, after, squares, seed=5)[1]
+    assert interval != paired_bootstrap(before, after, squares, seed=6)[1]
+
+
+def test_paired_bootstrap_of_models_that_agree():
+    same = np.ones((20, 1))
+    assert paired_bootstrap(same, same, squares) == (0.0, (0.0, 0.0))
+    assert paired_bootstrap(same, 2 * same, squares) == (3.0, (3.0, 3.0))
+    assert paired_bootstrap(same[:1], same[:1], squares) == (0.0, (-math.inf, math.inf))
+
+
+def test_paired_bootstrap_covers_a_true_difference_of_perplexities():
+    # Each sequence's bits: 1 + noise and 1.1 + the same noise + its own; perplexity is 2^mean.
+    random, runs, n, covered = np.random.default_rng(1), 300, 60, 0
+    truth = 2**1.1 - 2**1.0
+    for run in range(runs):
+        shared = random.gamma(2.0, 0.2, (n, 1)) - 0.4
+        before, after = 1 + shared, 1.1 + shared + random.normal(0, 0.1, (n, 1))
+        _, (low, high) = paired_bootstrap(
+            before, after, lambda means: 2 ** means[..., 0], resamples=400, seed=run
+        )
+        covered += low <= truth <= high
+    assert 0.91 <= covered / runs <= 0.985  # 0.95, give or take three standard errors

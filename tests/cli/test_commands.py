@@ -321,7 +321,11 @@ def test_a_gate_file_is_checked_and_validated(call: Call, base: Path):
     ]
     assert lines[5][0].startswith("regressed: of 3 gates 2 kept, 1 broken. Broken: candidate size")
     again = call("check", base, base, "--gates", "gates.yaml", "--data", "tiny:task", "--json")
-    assert [promise["outcome"] for promise in again.json["promises"]] == ["kept", "broken", "kept"]
+    assert [promise["outcome"] for promise in json.loads(again.out)["promises"]] == [
+        "kept",
+        "broken",
+        "kept",
+    ]
     Path("gates.yaml").write_text("gates: [{compare: a, metric: siz, at_most: 9}]")
     assert call("validate", "gates.yaml").code == 2
 

@@ -106,9 +106,9 @@ PRECISIONS = (
         (GATE.format("latency, at_most: 1, only_on: avx512_vni"), "gates[0].only_on."
          f"instruction_sets: no instruction set 'avx512_vni'. Known: {SETS}. "
          "Did you mean 'avx512_vnni'?"),
-        (GATE.format("size, at_most: 1, only_on: {architectur: x}"), "gates[0]: no setting 'only_on.architectur'."
-         " Known: instruction_sets, any_instruction_set, architecture, versions. "
-         "Did you mean 'architecture'?"),
+        (GATE.format("size, at_most: 1, only_on: {architectur: x}"), "gates[0]: no setting "
+         "'only_on.architectur'. Known: instruction_sets, any_instruction_set, architecture, "
+         "versions. Did you mean 'architecture'?"),
         (GATE.format("size, at_most: 1, only_on: {versions: {onnxruntime: new}}"),
          "gates[0].only_on.versions: expected versions such as '>=1.22' for onnxruntime, found "
          "{'onnxruntime': 'new'}."),
