@@ -164,8 +164,8 @@ def samples_for_proof(discordance: float, margin: float) -> int:
     """Samples at which a true drop of zero is proven to be below the margin 9 times out of 10.
 
     By the normal approximation, for the upper end of a 95 % interval; at least so many that models
-    which never disagree are proven equal by Tango's interval. Where they disagree on fewer than about
-    30 of so many samples that is optimistic: `python -m benchmarks.accuracy_gate` has the exact rates.
+    which never disagree are proven equal by Tango's interval. With fewer than some 30 disagreements
+    that is optimistic: `python -m benchmarks.accuracy_gate` has the exact rates.
 
     Args:
         discordance: share of samples on which just one of the two models is right.

@@ -25,7 +25,7 @@ from compress.measure.quality import feeds
 from compress.pipeline.alike import check_alike
 from compress.pipeline.bench import describe
 from compress.pipeline.benchmark import measurement
-from compress.pipeline.compare import Scores
+from compress.pipeline.compare import Scores, compare_further
 from compress.pipeline.find import find_model
 from compress.pipeline.pages import write_report
 from compress.pipeline.regression import Limits, compared, judge, proof
@@ -135,6 +135,7 @@ def check(
         gate=judge(comparisons, arms, timed, limits, scores),
         arms=arms,
         comparisons=comparisons,
+        further=compare_further(task, scores, BASELINE, CANDIDATE) if task else [],
         measurement=measurement(config.bench(timed.workers), timed.measured, device),
         notes=notes if task else [*notes, NO_DATA],
     )

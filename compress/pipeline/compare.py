@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from compress.data.task import Task
 from compress.measure.further import further_metrics
 from compress.measure.latency import Measured
 from compress.pipeline.decide import latency_verdict
+from compress.report.gates_schema import Further
 from compress.report.record import Interval
 from compress.report.schema import Arm, Comparison, Figure, Verdict
 from compress.stats import paired_bootstrap, paired_drop
@@ -110,6 +112,29 @@ def metric_drop(
     if further.higher_is_better:
         return -difference, (-high, -low), value, len(terms[0])
     return difference, (low, high), value, len(terms[0])
+
+
+def compare_further(
+    task: Task, scores: Mapping[str, Scores], baseline: str, candidate: str
+) -> list[Further]:
+    """Every metric beside the task's own, on the same test samples; told, and never judged."""
+    found = []
+    for name, metric in further_metrics(task).items():
+        pair = scores[baseline], scores[candidate]
+        drop, interval, before, n = metric_drop(name, task, *pair)
+        found.append(
+            Further(
+                baseline=baseline,
+                candidate=candidate,
+                metric=name,
+                higher_is_better=metric.higher_is_better,
+                difference=drop,
+                interval=interval if n > 1 else None,
+                values=(before, before - drop if metric.higher_is_better else before + drop),
+                n=n,
+            )
+        )
+    return found
 
 
 def _latency(baseline: Arm, candidate: Arm, measured: Measured, batch: int) -> Comparison:

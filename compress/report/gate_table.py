@@ -5,7 +5,7 @@ from __future__ import annotations
 from compress.report import formatting
 from compress.report.formatting import DASH
 from compress.report.gains import report_metric
-from compress.report.gates_schema import Promise
+from compress.report.gates_schema import Further, Promise
 from compress.report.schema import Arm, Comparison, Report
 from compress.report.tables import Cell, Column, Table
 
@@ -23,7 +23,8 @@ def gate_table(report: Report) -> Table:
     ]
     if report.gate is None:
         return Table(columns)
-    return Table(columns, [_gate_row(report, entry) for entry in report.comparisons])
+    rows = [_gate_row(report, entry) for entry in report.comparisons]
+    return Table(columns, rows + [_further_row(entry) for entry in report.further])
 
 
 def _promises_table(report: Report) -> Table:
@@ -56,6 +57,23 @@ def _gate_row(report: Report, entry: Comparison) -> list[Cell]:
         Cell(_change(report, entry)),
         Cell("", tags=(entry.verdict,)),
     ]
+
+
+def _further_row(entry: Further) -> list[Cell]:
+    metric = formatting.metric_format(entry.metric, entry.higher_is_better)
+    return [
+        Cell(f"{metric.heading}, test split"),
+        *(Cell(metric.value(value, entry.n)) for value in entry.values),
+        Cell(further_change(entry)),
+        Cell("told, not judged"),
+    ]
+
+
+def further_change(entry: Further) -> str:
+    """How much worse the candidate is in a further metric, with its interval."""
+    metric = formatting.metric_format(entry.metric, entry.higher_is_better)
+    text = f"{metric.change} {metric.difference(entry.difference, entry.n)} {metric.unit}".rstrip()
+    return text if entry.interval is None else f"{text} {metric.interval(entry.interval, entry.n)}"
 
 
 def _compared(entry: Comparison, arms: list[Arm]) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""What a check of a gate file leaves in a report."""
+"""What a check leaves in a report beside its comparisons: promises, and metrics that are told."""
 
 from __future__ import annotations
 
@@ -7,6 +7,28 @@ from typing import Literal
 from compress.report.record import Interval, Record
 
 Outcome = Literal["kept", "broken", "inconclusive", "skipped"]
+
+
+class Further(Record):
+    """How a model compares in a metric beside the task's own; told, and never judged.
+
+    Attributes:
+        metric: such as "macro_f1" or "perplexity".
+        difference: how much worse the candidate is on the same samples, whichever way it points.
+        interval: its 95 % interval, by a paired bootstrap over whole samples or sequences; None
+            for a single one.
+        values: of the baseline and of the candidate.
+        n: samples.
+    """
+
+    baseline: str
+    candidate: str
+    metric: str
+    higher_is_better: bool
+    difference: float
+    interval: Interval | None
+    values: tuple[float, float]
+    n: int
 
 
 class Promise(Record):

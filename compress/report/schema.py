@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from compress.errors import InputError
-from compress.report.gates_schema import Promise
+from compress.report.gates_schema import Further, Promise
 from compress.report.record import Interval, Record
 
 SCHEMA_VERSION: Final = 1
@@ -228,6 +228,7 @@ class Report(Record):
         key: SHA-256 of all that the figures follow from; a run with an equal key measures no more.
         baseline, final: names of arms.
         promises: what came of each gate of a gate file, where one was checked.
+        further: metrics beside the task's own, candidate or final model against the baseline.
         measurement: how latencies were taken: workers, rounds, threads, spinning, control.
         notes: what a reader has to know beside the figures.
     """
@@ -248,6 +249,7 @@ class Report(Record):
     arms: list[Arm]
     comparisons: list[Comparison] = []
     promises: list[Promise] = []
+    further: list[Further] = []
     candidates: list[Candidate] = []
     measurement: dict[str, Any] = {}
     notes: list[str] = []

@@ -177,6 +177,17 @@ def test_quality_is_compared_on_the_same_samples(
     entry = report.comparison(gate.CANDIDATE, "quality")
     assert (entry.verdict, report.gate.verdict) == ("regressed", "regressed")
     assert "accuracy drop +0." in report.gate.explanation
+    told = {entry.metric: entry for entry in report.further}
+    assert set(told) == {"cross_entropy", "macro_f1"}
+    for name, figures in told.items():
+        values = tuple(arm.quality.details[name] for arm in report.arms)
+        assert figures.values == pytest.approx(values)
+        low, high = figures.interval
+        assert low < figures.difference < high
+    assert told["macro_f1"].difference > 0
+    assert told["cross_entropy"].difference > 0
+    assert "| Macro f1, test split |" in render_markdown(report)
+    assert "told, not judged" in render_html(report)
     same = check(trained_onnx, trained_onnx, CheckConfig(max_drop=0.001), data="tiny:task")
     assert same.comparison(gate.CANDIDATE, "quality").verdict == "inconclusive"
     assert "To prove a drop below 0.001" in same.gate.explanation
