@@ -5,6 +5,9 @@ data: mnist
 gates:
   - {compare: int8, with: fp32, metric: latency, batch: 1, at_most: 0.5, only_on: [avx512_vnni]}
   - {compare: int8, with: fp32, metric: accuracy, max_drop: 0.01}
+
+Further keys: `threads` of the runtime, and `margin`: no latency is decided on a machine where a
+model strays from itself by half of it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -33,9 +34,11 @@ SAME = "same"
 
 
 def _number_or_same(value: object) -> object:
-    if value == SAME or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+    if value == SAME:
         return value
-    raise ValueError(f"expected a number or {SAME}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return value
+    raise ValueError(f"expected a number from 0 or {SAME}")
 
 
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]

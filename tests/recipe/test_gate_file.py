@@ -48,6 +48,12 @@ def test_what_is_read(tmp_path: Path):
     assert operators.limit == ("at least", "same")
 
 
+def test_the_example_of_the_readme_is_valid(tmp_path: Path):
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = text.partition("# gates.yaml")[2].partition("```")[0]
+    assert len(load_gates(write(tmp_path, f"#{example}")).gates) == 6
+
+
 def test_models_of_the_command_line(tmp_path: Path):
     text = "gates: [{compare: candidate, with: baseline, metric: size, at_most: 1}]"
     path = write(tmp_path, text)
@@ -113,7 +119,9 @@ PRECISIONS = (
          "gates[0].only_on.versions: expected versions such as '>=1.22' for onnxruntime, found "
          "{'onnxruntime': 'new'}."),
         (GATE.format("size, at_most: much"),
-         "gates[0].at_most: expected a number or same, found 'much'."),
+         "gates[0].at_most: expected a number from 0 or same, found 'much'."),
+        (GATE.format("size, at_most: -1"),
+         "gates[0].at_most: expected a number from 0 or same, found -1."),
         (GATE.format("size"), "gates[0]: expected one of at_most, at_least, found none."),
         (GATE.format("accuracy, max_drop: 1, at_least: 1"),
          "gates[0]: expected one of max_drop, at_most, at_least, found max_drop and at_least."),
