@@ -10,10 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from compress.gate import LOOKS, decide, machine_is_fit
-from compress.stats import holm, signed_rank_p
+from compress.errors import InputError
+from compress.gate import LOOKS, accuracy_rates, decide, keeps, looks_for, machine_is_fit
+from compress.stats import holm, signed_rank_p, tango_interval
 
 MARGIN = 0.05
+
+NOISES = {
+    "normal": lambda random, shape: random.normal(0, 0.02, shape),
+    "t2": lambda random, shape: 0.01 * random.standard_t(2, shape),
+    "bimodal": lambda random, shape: (
+        random.choice([-0.02, 0.02], shape) + random.normal(0, 0.002, shape)
+    ),
+}
 
 
 @given(n=st.integers(1, 12), seed=st.integers(0, 10_000), shift=st.floats(-2, 2))
@@ -56,18 +65,37 @@ def test_one_gate_of_several_is_judged_by_holms_share():
     assert decide({1: barely, 8: barely}, MARGIN, alpha) == {}
 
 
+def test_a_promise_has_a_bound_of_its_own():
+    noise = np.array([-3, -2, -1, 0.5, 1, 2, 3, -0.5]) / 1000
+    logs = {"kept": math.log(0.4) + noise, "broken": math.log(0.6) + noise}
+    bounds = dict.fromkeys(logs, 0.5)
+    assert keeps(logs, bounds, LOOKS[0].alpha) == {"kept": True, "broken": False}
+    assert keeps(logs | {"third": noise}, bounds | {"third": 2.0}, LOOKS[0].alpha) == {}
+    assert keeps({"edge": math.log(0.5) + noise}, {"edge": 0.5}, LOOKS[0].alpha) == {}
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_a_promise_at_its_bound_is_broken_no_oftener_than_stated(noise: str):
+    random = np.random.default_rng(8)
+    drawn = math.log(0.5) + NOISES[noise](random, (800, LOOKS[-1].workers))
+    broken = 0
+    for row in drawn:
+        looks = (keeps({0: row[: look.workers]}, {0: 0.5}, look.alpha) for look in LOOKS)
+        broken += not next((found[0] for found in looks if found), True)
+    assert broken / 800 <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / 800)
+
+
+def test_more_gates_take_more_processes():
+    assert [len(looks_for(gates)) for gates in (0, 2, 3, 24, 25, 2359)] == [3, 3, 2, 2, 1, 1]
+    with pytest.raises(
+        InputError, match="2,360 latency gates in one check take 19 processes, and at most 18"
+    ):
+        looks_for(2_360)
+
+
 def test_the_looks_share_the_error():
     assert sum(look.alpha for look in LOOKS) == pytest.approx(0.025)
     assert all(2.0**-look.workers <= look.alpha for look in LOOKS)
-
-
-NOISES = {
-    "normal": lambda random, shape: random.normal(0, 0.02, shape),
-    "t2": lambda random, shape: 0.01 * random.standard_t(2, shape),
-    "bimodal": lambda random, shape: (
-        random.choice([-0.02, 0.02], shape) + random.normal(0, 0.002, shape)
-    ),
-}
 
 
 def simulate(ratio: float, noise: str, runs: int, margin: float = MARGIN) -> dict[str, float]:
@@ -104,3 +132,39 @@ def test_a_machine_that_differs_from_itself_is_unfit():
     still = np.zeros(8)
     assert machine_is_fit({1: still, 32: still + 0.02}, MARGIN)
     assert not machine_is_fit({1: still, 32: still - 0.03}, MARGIN)
+
+
+DISCORDANCES = (0.005, 0.01, 0.012, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("discordance", [share for share in DISCORDANCES if share >= 0.02])
+def test_a_drop_of_twice_the_margin_is_hardly_ever_ok(discordance: float):
+    # 1,000 samples, one point allowed, two points lost: stated are 2.5 %.
+    assert accuracy_rates(1000, 0.02, discordance, 0.01)["ok"] <= 0.006
+
+
+@pytest.mark.parametrize("discordance", [share for share in DISCORDANCES if share >= 0.01])
+@pytest.mark.parametrize("n", [500, 1000, 3000])
+def test_a_drop_of_just_the_margin_is_ok_no_oftener_than_stated(n: int, discordance: float):
+    rates = accuracy_rates(n, 0.01, discordance, 0.01)
+    assert rates["ok"] <= 0.0252
+    assert rates["regressed"] <= 0.034  # no error at the margin; a score interval is approximate
+
+
+@pytest.mark.parametrize("discordance", DISCORDANCES)
+def test_no_drop_is_hardly_ever_called_one(discordance: float):
+    assert accuracy_rates(1000, 0.0, discordance, 0.01)["regressed"] <= 0.006
+
+
+def test_accuracy_rates_are_those_of_the_interval_that_decides():
+    n, worse, better, margin = 40, 0.15, 0.10, 0.05
+    expected = dict.fromkeys(("ok", "regressed", "inconclusive"), 0.0)
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            low, high = tango_interval(b, c, n)
+            verdict = "ok" if high <= margin else "regressed" if low > margin else "inconclusive"
+            cells = [worse, better, 1 - worse - better]
+            expected[verdict] += stats.multinomial.pmf([b, c, n - b - c], n, cells)
+    rates = accuracy_rates(n, worse - better, worse + better, margin)
+    assert rates == pytest.approx(expected, abs=1e-9)
+    assert rates["regressed"] > 0.01

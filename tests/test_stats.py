@@ -12,6 +12,7 @@ from scipy import optimize, stats
 
 from compress.stats import (
     mean_interval,
+    paired_bootstrap,
     paired_drop,
     quantile_interval,
     ratio_interval,
@@ -122,7 +123,7 @@ def test_paired_drop_of_a_loss_points_the_other_way():
 
 
 def test_samples_for_proof_is_the_normal_approximation():
-    factor = (stats.norm.ppf(0.95) + stats.norm.ppf(0.9)) ** 2
+    factor = (stats.norm.ppf(0.975) + stats.norm.ppf(0.9)) ** 2
     assert samples_for_proof(0.02, 0.005) == pytest.approx(factor * 0.02 / 0.005**2, rel=2e-3)
     assert samples_for_proof(0.02, 0.0025) == pytest.approx(4 * samples_for_proof(0.02, 0.005), 1)
 
@@ -132,8 +133,13 @@ def test_samples_for_proof_prove_nine_times_out_of_ten():
     n = samples_for_proof(discordance, margin)
     cells = [discordance / 2, discordance / 2, 1 - discordance]
     tables = random.multinomial(n, cells, size=400)
-    proven = [tango_interval(b, c, n, confidence=0.90)[1] < margin for b, c, _ in tables]
+    proven = [tango_interval(b, c, n)[1] < margin for b, c, _ in tables]
     assert 0.85 <= np.mean(proven) <= 0.95
+
+
+def test_samples_for_proof_where_the_models_never_disagree():
+    n = samples_for_proof(0.0, 0.01)
+    assert tango_interval(0, 0, n)[1] <= 0.01 < tango_interval(0, 0, n - 1)[1]
 
 
 def accepted(ratios: np.ndarray, ratio: float) -> bool:
@@ -213,3 +219,53 @@ def test_quantile_intervals_hold_what_they_promise(q: float, n: int):
     high = np.mean([truth > bound[1] for bound in bounds if bound])
     # Each side errs in at most 5 %; three standard errors of 2,000 draws are 1.5 points.
     assert max(low, high) < 0.065
+
+
+def squares(means: np.ndarray) -> np.ndarray:
+    """A metric that is no mean: the square of one."""
+    return means[..., 0] ** 2
+
+
+def test_paired_bootstrap_is_scipys():
+    random = np.random.default_rng(0)
+    before = random.exponential(1.0, (50, 1))
+    after = before + random.normal(0.2, 0.1, (50, 1))
+
+    def difference(old: np.ndarray, new: np.ndarray, axis: int) -> np.ndarray:
+        return new.mean(axis=axis) ** 2 - old.mean(axis=axis) ** 2
+
+    expected = stats.bootstrap(
+        (before[:, 0], after[:, 0]),
+        difference,
+        paired=True,
+        n_resamples=2000,
+        method="BCa",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    estimate, interval = paired_bootstrap(before, after, squares, seed=5)
+    assert estimate == pytest.approx(after.mean() ** 2 - before.mean() ** 2)
+    assert interval == pytest.approx((expected.low, expected.high))
+    assert interval == paired_bootstrap(before, after, squares, seed=5)[1]
+    assert interval != paired_bootstrap(before, after, squares, seed=6)[1]
+
+
+def test_paired_bootstrap_of_models_that_agree():
+    same = np.ones((20, 1))
+    assert paired_bootstrap(same, same, squares) == (0.0, (0.0, 0.0))
+    estimate, bounds = paired_bootstrap(same, 2 * same, squares)
+    assert (estimate, *bounds) == pytest.approx((3.0, 3.0, 3.0))
+    assert paired_bootstrap(same[:1], same[:1], squares) == (0.0, (-math.inf, math.inf))
+
+
+def test_paired_bootstrap_covers_a_true_difference_of_perplexities():
+    # Each sequence's bits: 1 + noise and 1.1 + the same noise + its own; perplexity is 2^mean.
+    random, runs, n, covered = np.random.default_rng(1), 300, 60, 0
+    truth = 2**1.1 - 2**1.0
+    for run in range(runs):
+        shared = random.gamma(2.0, 0.2, (n, 1)) - 0.4
+        before, after = 1 + shared, 1.1 + shared + random.normal(0, 0.1, (n, 1))
+        _, (low, high) = paired_bootstrap(
+            before, after, lambda means: 2 ** means[..., 0], resamples=400, seed=run
+        )
+        covered += low <= truth <= high
+    assert 0.91 <= covered / runs <= 0.985  # 0.95, give or take three standard errors

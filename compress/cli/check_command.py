@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,10 @@ from compress.cli.options import (
     check_device,
 )
 from compress.cli.screen import gate_table, progress_bars, say
+from compress.errors import InputError
+
+if TYPE_CHECKING:
+    from compress.report.schema import Report
 
 #: Exit codes of the verdicts; "inconclusive" may also be let pass.
 _CODES = {"ok": 0, "improved": 0, "regressed": 1, "inconclusive": 3}
@@ -37,10 +42,20 @@ def register(app: typer.Typer) -> None:
 
 
 def check(
+    context: typer.Context,
     baseline: Annotated[
-        Path, typer.Argument(help="ONNX file, artifact folder, run folder or its report.json.")
-    ],
-    candidate: Annotated[Path, typer.Argument(help="The same, of the model to be judged.")],
+        Path | None,
+        typer.Argument(help="ONNX file, artifact folder, run folder or its report.json."),
+    ] = None,
+    candidate: Annotated[
+        Path | None, typer.Argument(help="The same, of the model to be judged.")
+    ] = None,
+    gates: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file of what is promised, instead of the options down to --threads."
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Task for its metric; latency and cost alone if left out.")
     ] = None,
@@ -73,37 +88,89 @@ def check(
     from compress.pipeline.check import CheckConfig
     from compress.pipeline.check import check as run_check
     from compress.pipeline.find import find_model, nothing_there
+    from compress.pipeline.gates import check_gates
+    from compress.recipe.gate_file import load_gates
     from compress.recipe.settings import validated
 
-    config = validated(
-        CheckConfig,
-        {
-            "margin": margin,
-            "max_drop": max_drop,
-            "relative": relative,
-            "size_margin": size_margin,
-            "batch": tuple(batch or [1]),
-            "threads": threads,
-        },
-        "check",
-    )
+    models = {"baseline": baseline, "candidate": candidate}
+    given = {name: path for name, path in models.items() if path is not None}
     check_device(device)
-    if missing_baseline is Without.pass_ and nothing_there(baseline):
+    if (
+        missing_baseline is Without.pass_
+        and baseline is not None
+        and candidate is not None
+        and nothing_there(baseline)
+    ):
         find_model(candidate)
         _tell_first(baseline, as_json)
         raise typer.Exit(0)
-    with progress_bars(enabled=not as_json) as progress:
-        report = run_check(
-            baseline,
-            candidate,
-            config,
-            data=data,
-            device=device.value,
-            seed=seed,
-            out=out,
-            progress=progress,
-            tell=(lambda _: None) if as_json else say,
+    tell = (lambda _: None) if as_json else say
+    if gates is not None:
+        _refuse_limits(context)
+        file = load_gates(gates, given, data)
+        with progress_bars(enabled=not as_json) as progress:
+            report = check_gates(
+                file,
+                command=_command(gates, given, data, device, seed),
+                device=device.value,
+                seed=seed,
+                out=out,
+                progress=progress,
+                tell=tell,
+            )
+    else:
+        if baseline is None or candidate is None:
+            raise InputError("check: name BASELINE and CANDIDATE, or a file of gates in --gates.")
+        config = validated(
+            CheckConfig,
+            {
+                "margin": margin,
+                "max_drop": max_drop,
+                "relative": relative,
+                "size_margin": size_margin,
+                "batch": tuple(batch or [1]),
+                "threads": threads,
+            },
+            "check",
         )
+        with progress_bars(enabled=not as_json) as progress:
+            report = run_check(
+                baseline,
+                candidate,
+                config,
+                data=data,
+                device=device.value,
+                seed=seed,
+                out=out,
+                progress=progress,
+                tell=tell,
+            )
+    _finish(report, out, inconclusive, as_json)
+
+
+def _refuse_limits(context: typer.Context) -> None:
+    """With a gate file every limit stands in the file, so that none is set aside in silence."""
+    for name in ("max_drop", "relative", "margin", "size_margin", "batch", "threads"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(
+                f"--{name.replace('_', '-')}: with --gates the file says what is allowed."
+            )
+
+
+def _command(
+    gates: Path, given: dict[str, Path], data: str | None, device: Device, seed: int
+) -> str:
+    """The command line that repeats a check of gates."""
+    words = ["compress", "check", *map(str, given.values()), "--gates", str(gates)]
+    words += ["--data", data] if data else []
+    words += ["--device", device.value] if device is not Device.cpu else []
+    words += ["--seed", str(seed)] if seed else []
+    return shlex.join(words)
+
+
+def _finish(report: Report, out: Path | None, inconclusive: Without, as_json: bool) -> None:
+    """Print what came out, and end with its code."""
     assert report.gate is not None
     if as_json:
         print(report.model_dump_json(indent=1))

@@ -95,19 +95,22 @@ def _teller(recipe: Recipe, silent: bool) -> OnStage:
 
 
 def validate(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipes to check; nothing is run.")],
+    recipes: Annotated[
+        list[Path], typer.Argument(help="Recipes and gate files to check; nothing is run.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """Print all errors of all recipes at once."""
+    """Print all errors of all recipes and gate files at once."""
     import json
 
     from compress.errors import CompressError, RecipeError
     from compress.recipe import load_recipe
+    from compress.recipe.gate_file import is_gate_file, load_gates
 
     failures: dict[str, list[str]] = {}
     for path in recipes:
         try:
-            load_recipe(path)
+            (load_gates if is_gate_file(path) else load_recipe)(path)
         except RecipeError as error:
             failures[str(path)] = error.errors
         except CompressError as error:

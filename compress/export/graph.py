@@ -14,6 +14,8 @@ from compress.errors import ModelFileError
 RECURRENT = {"LSTM", "GRU", "RNN"}
 #: Operators that do the work; the rest moves, scales or bends values.
 COMPUTING = {"Conv", "ConvTranspose", "Gemm", "MatMul"} | RECURRENT
+#: All that `operators` may count: attention stays in fp32, and an embedding is stored in integers.
+OPERATOR_TYPES = COMPUTING | {"Attention", "Gather"}
 _INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
 _DYNAMIC = {
     "ConvInteger": "Conv",

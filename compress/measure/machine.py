@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 #: Instruction sets that decide how fast int8 and bf16 are.
-_FLAGS = (
+INSTRUCTION_SETS = (
     "avx2",
     "avx512f",
     "avx512_vnni",
@@ -19,7 +19,8 @@ _FLAGS = (
     "amx_bf16",
     "asimddp",
 )
-_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "torch-pruning", "numpy")
+#: Packages whose versions a report names.
+PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "torch-pruning", "numpy")
 
 
 def machine() -> dict[str, Any]:
@@ -32,7 +33,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "instruction_sets": [flag for flag in _FLAGS if flag in flags],
+        "instruction_sets": [flag for flag in INSTRUCTION_SETS if flag in flags],
         "memory_bytes": _memory(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -43,7 +44,7 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Installed versions of the packages that take part."""
     found = {}
-    for package in _PACKAGES:
+    for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from compress.errors import InputError
 from compress.report import measure_schema
-from compress.report.measure_schema import Percentile, RawCell, RawMeasurement, RawWorker
-from compress.report.schema import Latency, Report
+from compress.report.measure_schema import Latency, Percentile, RawCell, RawMeasurement, RawWorker
+from compress.report.schema import Report
 from compress.stats import Interval, quantile_interval, ratio_interval
 
 #: Name of the arm that is the first one again, to see what the machine makes of no difference.

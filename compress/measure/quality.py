@@ -11,6 +11,7 @@ import numpy.typing as npt
 from compress.data.answers import Outputs, answer
 from compress.data.task import Split, Task
 from compress.errors import ShapeMismatch
+from compress.measure.further import further_metrics
 from compress.report.schema import Quality
 from compress.runtime.interface import Feeds, Model
 from compress.stats import mean_interval
@@ -49,23 +50,10 @@ def check_outputs(task: Task, outputs: Outputs, split: Split) -> None:
 
 
 def _details(task: Task, outputs: Outputs, targets: npt.NDArray[Any]) -> dict[str, float]:
-    found = {name: float(score(outputs, targets).mean()) for name, score in task.further.items()}
-    if task.kind == "language model":
-        found["perplexity"] = float(2 ** task.metric.score(outputs, targets).mean())
-        found["next-token accuracy"] = float((outputs.argmax(axis=2) == targets).mean())
-    if task.kind == "classification":
-        found |= _classification(outputs, targets)
-    return found
-
-
-def _classification(outputs: Outputs, targets: npt.NDArray[np.int64]) -> dict[str, float]:
-    from sklearn.metrics import f1_score
-
-    shifted = outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=1))
-    loss = (log_sum - shifted[np.arange(len(targets)), targets]).mean()
-    macro = f1_score(targets, outputs.argmax(axis=1), average="macro", zero_division=0.0)
-    return {"cross_entropy": float(loss), "macro_f1": float(macro)}
+    return {
+        name: float(metric.combine(metric.terms(outputs, targets).mean(axis=0)))
+        for name, metric in further_metrics(task).items()
+    }
 
 
 def confusion(outputs: Outputs, targets: npt.NDArray[np.int64], classes: int) -> list[list[int]]:

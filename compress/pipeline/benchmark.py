@@ -11,17 +11,26 @@ import compress
 from compress.artifact import Artifact, digest
 from compress.data.task import Task
 from compress.measure.config import BenchConfig
+from compress.measure.further import further_metrics
 from compress.measure.latency import CONTROL, Measured, measure, measure_memory
 from compress.measure.machine import machine
 from compress.measure.noise import describe_noise
 from compress.measure.profile import bench_profiles
 from compress.measure.quality import check_outputs, feeds, quality, run_onnx
 from compress.pipeline.commit import current_commit
-from compress.pipeline.compare import Scores, compare, quality_comparison
+from compress.pipeline.compare import (
+    Scores,
+    compare,
+    compare_further,
+    further_key,
+    quality_comparison,
+)
 from compress.pipeline.context import Context
 from compress.pipeline.decide import choose_final, judge
 from compress.pipeline.runtimes import arm_facts
 from compress.recipe import Recipe
+from compress.report.gate_table import further_change
+from compress.report.gates_schema import Further
 from compress.report.schema import Arm, Candidate, Report
 from compress.runtime.interface import TORCH, Target, open_model
 from compress.stats import paired_drop
@@ -108,7 +117,8 @@ def benchmark(
     eligible = [arm for arm in arms if arm.control_of is None]
     limit = recipe.budget.limit(float(scores[baseline]["validation"].mean()))
     final, notes = choose_final(eligible, drops, measured, recipe.budget, limit)
-    notes += _simple(context.task)
+    further = compare_further(context.task, scores, baseline, final) if final != baseline else []
+    notes += _simple(context.task) + _told(further)
     profiles = bench_profiles(
         {name: timed[name] for name in dict.fromkeys([baseline, final])},
         config,
@@ -131,6 +141,7 @@ def benchmark(
         final=final,
         arms=arms,
         comparisons=comparisons,
+        further=further,
         candidates=_candidates(made),
         measurement=measurement(config, measured, context.device),
         notes=notes,
@@ -149,6 +160,15 @@ def _simple(task: Task) -> list[str]:
         f"For comparison, without a model, {task.metric.name} on the test split: "
         f"{', '.join(figures)}."
     ]
+
+
+def _told(further: list[Further]) -> list[str]:
+    """The final model in the metrics that nothing was chosen by."""
+    changes = [f"{entry.metric} {further_change(entry)}" for entry in further]
+    if not changes:
+        return []
+    names = f"{further[0].candidate} against {further[0].baseline}"
+    return [f"Beside the budget, {names} on the test split: {'; '.join(changes)}."]
 
 
 def describe_arm(
@@ -170,6 +190,9 @@ def describe_arm(
     facts = arm_facts(artifact, target)
     file = Path(facts["file"])
     facts["file"] = str(file.relative_to(out)) if file.is_relative_to(out) else str(file)
+    targets = task.test.targets.numpy()
+    for metric in further_metrics(task).values():
+        scores[further_key(metric.name)] = metric.terms(outputs["test"], targets)
     arm = Arm(
         name=name,
         device=context.device,

@@ -10,34 +10,32 @@ import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 import compress
 from compress.artifact import digest
 from compress.data.references import load_task
-from compress.errors import ShapeMismatch
-from compress.gate import LOOKS, decide, machine_is_fit
+from compress.data.task import Task
+from compress.gate import decide, looks_for
 from compress.measure.config import BenchConfig, Count
-from compress.measure.latency import CONTROL, Batches, Measured, measure
 from compress.measure.machine import machine
 from compress.measure.quality import feeds
+from compress.pipeline.alike import check_alike
 from compress.pipeline.bench import describe
 from compress.pipeline.benchmark import measurement
 from compress.pipeline.commit import current_commit
-from compress.pipeline.compare import Scores, compare
+from compress.pipeline.compare import Scores, compare_further
 from compress.pipeline.find import find_model
 from compress.pipeline.pages import write_report
+from compress.pipeline.regression import Limits, compared, judge, proof
+from compress.pipeline.timing import Pair, time_pairs
 from compress.progress import Progress, quiet
-from compress.report.formatting import metric_format
-from compress.report.schema import Arm, Comparison, Gate, Report, Verdict
-from compress.runtime.onnxruntime import Session
-from compress.stats import ratio_interval, samples_for_proof
+from compress.report.schema import Report
 
 BASELINE, CANDIDATE = "baseline", "candidate"
-_NO_DATA = (
+NO_DATA = (
     "No data was given: accuracy was not compared, inputs are random, and every open dimension but "
     "the batch is 1, which makes a sequence one step long."
 )
@@ -79,15 +77,6 @@ class CheckConfig(BaseModel):
         )
 
 
-class _Timed(NamedTuple):
-    """Latencies, the verdict for each batch size that could be decided, and the control."""
-
-    measured: Measured
-    verdicts: dict[int, Verdict]
-    control: dict[int, float]
-    fit: bool
-
-
 def check(
     baseline: Path,
     candidate: Path,
@@ -117,21 +106,24 @@ def check(
     task = load_task(data) if data else None
     rows = feeds(task.validation) if task else None
     files = {name: artifact.onnx for name, artifact in artifacts.items()}
-    _check_alike(files, device)
+    notes = check_alike(files[BASELINE], files[CANDIDATE], device, rows(2) if rows else None)
     arms, scores = describe(artifacts, task, config.bench(1), device, seed, progress, out)
-    *earlier, last = (look.workers for look in LOOKS)
-    tell(f"{', '.join(map(str, earlier))} or {last} processes, as many as a verdict needs")
-    timed = _time(files, config, rows, device, seed, progress)
+    limits = _limits(config, task, scores)
+    tell(plan(len(config.batch)) + (f"; {proof(limits, scores)}" if task else ""))
+    timed = time_pairs(
+        files,
+        {batch: Pair(BASELINE, CANDIDATE, batch) for batch in config.batch},
+        config.bench,
+        lambda logs, alpha: decide(logs, config.margin, alpha),
+        config.margin,
+        inputs=rows,
+        device=device,
+        seed=seed,
+        progress=progress,
+    )
     arms = [arm.model_copy(update={"latency": timed.measured.latency(arm.name)}) for arm in arms]
-    limit = None
-    if task is not None:
-        mean = abs(float(scores[BASELINE]["test"].mean()))
-        limit = config.max_drop * mean if config.relative else config.max_drop
-    better = task.metric.higher_is_better if task else True
-    comparisons = _comparisons(arms, timed, config, scores, better, limit)
+    comparisons = compared(arms, timed, limits, scores)
     settings = config.model_dump(mode="json")
-    gate = _judge(comparisons, timed, config, limit, arms[0], scores)
-    bench = config.bench(len(next(iter(timed.measured.blocks.values()))))
     report = Report(
         tool_version=compress.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -142,16 +134,33 @@ def check(
         recipe={"check": settings},
         recipe_hash=digest(settings),
         baseline=BASELINE,
-        gate=gate,
+        gate=judge(comparisons, arms, timed, limits, scores),
         arms=arms,
         comparisons=comparisons,
-        measurement=measurement(bench, timed.measured, device),
-        notes=[] if task else [_NO_DATA],
+        further=compare_further(task, scores, BASELINE, CANDIDATE) if task else [],
+        measurement=measurement(config.bench(timed.workers), timed.measured, device),
+        notes=notes if task else [*notes, NO_DATA],
         raw=timed.measured.raw(),
     )
     if out is not None:
         write_report(report, out)
     return report
+
+
+def plan(gates: int) -> str:
+    """How many processes so many latency gates take, in words."""
+    *earlier, last = (str(look.workers) for look in looks_for(gates))
+    numbers = f"{', '.join(earlier)} or {last}" if earlier else last
+    return f"{numbers} processes, as many as a verdict needs"
+
+
+def _limits(config: CheckConfig, task: Task | None, scores: dict[str, Scores]) -> Limits:
+    """What is allowed, in the metric's unit."""
+    if task is None:
+        return Limits(config.margin, config.size_margin, None, True)
+    mean = abs(float(scores[BASELINE]["test"].mean()))
+    limit = config.max_drop * mean if config.relative else config.max_drop
+    return Limits(config.margin, config.size_margin, limit, task.metric.higher_is_better)
 
 
 def _command(
@@ -169,167 +178,3 @@ def _command(
     words += ["--device", device] if device != "cpu" else []
     words += ["--seed", str(seed)] if seed else []
     return shlex.join(words)
-
-
-def _check_alike(files: dict[str, Path], device: str) -> None:
-    inputs = {
-        name: [(entry.name, entry.type, len(entry.shape)) for entry in Session(file, device).inputs]
-        for name, file in files.items()
-    }
-    if inputs[BASELINE] != inputs[CANDIDATE]:
-        shown = {
-            name: ", ".join(f"{each} {kind} of {rank} dimensions" for each, kind, rank in entries)
-            for name, entries in inputs.items()
-        }
-        raise ShapeMismatch(
-            f"the models take different inputs: {files[BASELINE]} {shown[BASELINE]}; "
-            f"{files[CANDIDATE]} {shown[CANDIDATE]}."
-        )
-
-
-def _time(
-    files: dict[str, Path],
-    config: CheckConfig,
-    rows: Batches | None,
-    device: str,
-    seed: int,
-    progress: Progress,
-) -> _Timed:
-    """Workers until every batch size is decided on a machine that is fit, or the last look."""
-    measured: Measured | None = None
-    verdicts: dict[int, Verdict] = {}
-    for look in LOOKS:
-        before = 0 if measured is None else len(next(iter(measured.blocks.values())))
-        more = measure(
-            files,
-            config.bench(look.workers - before),
-            inputs=rows,
-            device=device,
-            seed=seed,
-            first=before,
-            progress=progress,
-            label=f"up to {look.workers} processes",
-        )
-        measured = more if measured is None else measured.joined(more)
-        controls = {batch: measured.logs(BASELINE, CONTROL, batch) for batch in config.batch}
-        fit = machine_is_fit(controls, config.margin)
-        if fit:
-            logs = {batch: measured.logs(BASELINE, CANDIDATE, batch) for batch in config.batch}
-            for batch, verdict in decide(logs, config.margin, look.alpha).items():
-                verdicts.setdefault(batch, verdict)
-            if len(verdicts) == len(config.batch):
-                break
-    assert measured is not None
-    control = {
-        batch: ratio_interval(np.exp(values).tolist())[0] for batch, values in controls.items()
-    }
-    return _Timed(measured, verdicts if fit else {}, control, fit)
-
-
-def _comparisons(
-    arms: list[Arm],
-    timed: _Timed,
-    config: CheckConfig,
-    scores: dict[str, Scores],
-    higher_is_better: bool,
-    limit: float | None,
-) -> list[Comparison]:
-    """`compare`'s figures with the gate's verdicts, and the count of int8 nodes."""
-    before, after = arms
-    entries = compare(
-        before,
-        after,
-        timed.measured,
-        scores or None,
-        higher_is_better=higher_is_better,
-        max_drop=limit or 0.0,
-    )
-    found = [
-        entry.model_copy(update={"verdict": _verdict(entry, timed, config)}) for entry in entries
-    ]
-    old, new = before.int8_nodes, after.int8_nodes
-    if old:
-        verdict: Verdict = "ok" if new == old else "regressed" if new < old else "improved"
-        found.append(
-            Comparison(
-                baseline=BASELINE,
-                candidate=CANDIDATE,
-                what="int8",
-                difference=old - new,
-                verdict=verdict,
-            )
-        )
-    return found
-
-
-def _verdict(entry: Comparison, timed: _Timed, config: CheckConfig) -> Verdict:
-    if entry.what == "latency":
-        assert entry.batch is not None
-        return timed.verdicts.get(entry.batch, "inconclusive")
-    if entry.what == "quality":
-        better = entry.interval is not None and entry.interval[1] < 0
-        return "improved" if better else entry.verdict
-    assert entry.ratio is not None
-    if entry.ratio > 1 + config.size_margin:
-        return "regressed"
-    return "improved" if entry.ratio < 1 - config.size_margin else "ok"
-
-
-def _judge(
-    comparisons: list[Comparison],
-    timed: _Timed,
-    config: CheckConfig,
-    limit: float | None,
-    baseline: Arm,
-    scores: dict[str, Scores],
-) -> Gate:
-    said = {entry.verdict for entry in comparisons}
-    order: tuple[Verdict, ...] = ("regressed", "inconclusive", "improved")
-    verdict: Verdict = next((each for each in order if each in said), "ok")
-    workers = len(next(iter(timed.measured.blocks.values())))
-    parts = [
-        describe_comparison(entry, baseline)
-        for entry in comparisons
-        if verdict in (entry.verdict, "ok")
-    ]
-    text = f"{verdict}: {'; '.join(parts)}."
-    if not timed.fit:
-        worst = max(timed.control.values(), key=lambda ratio: abs(np.log(ratio)))
-        text += (
-            " The machine is unfit to decide on latencies: the baseline against itself came out "
-            f"at {worst:.3f} ×."
-        )
-    unproven = next((entry for entry in comparisons if entry.what == "quality"), None)
-    if unproven is not None and unproven.verdict == "inconclusive" and limit:
-        before, after = (scores[name]["test"] for name in (BASELINE, CANDIDATE))
-        if set(np.unique(before)) <= {0.0, 1.0}:
-            needed = samples_for_proof(float((before != after).mean()), limit)
-            text += f" To prove a drop below {limit:.4g} about {needed:,} samples are needed."
-    return Gate(
-        verdict=verdict,
-        margin=config.margin,
-        max_drop=limit,
-        size_margin=config.size_margin,
-        workers=workers,
-        control=timed.control,
-        fit=timed.fit,
-        explanation=text,
-    )
-
-
-def describe_comparison(entry: Comparison, baseline: Arm) -> str:
-    """One comparison as a few words: what, by how much, how sure."""
-    if entry.what == "quality":
-        assert baseline.quality is not None
-        assert entry.difference is not None
-        metric = metric_format(baseline.quality.metric, baseline.quality.higher_is_better)
-        low, high = entry.interval or (0.0, 0.0)
-        return f"{metric.label} {metric.change} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}]"
-    if entry.what == "int8":
-        old = baseline.int8_nodes
-        return f"int8 operators {old} → {old - round(entry.difference or 0)}"
-    assert entry.ratio is not None
-    name = entry.what if entry.batch is None else f"latency at batch {entry.batch}"
-    low, high = entry.interval or (entry.ratio, entry.ratio)
-    bounds = f" [{low:.3f}, {high:.3f}]" if entry.interval else ""
-    return f"{name} {entry.ratio:.3f} ×{bounds}"

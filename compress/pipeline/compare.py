@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
+from compress.data.task import Task
+from compress.measure.further import further_metrics
 from compress.measure.latency import Measured
 from compress.pipeline.decide import latency_verdict
+from compress.report.gates_schema import Further
+from compress.report.record import Interval
 from compress.report.schema import Arm, Comparison, Figure, Verdict
-from compress.stats import paired_drop
+from compress.stats import paired_bootstrap, paired_drop
 
-#: Split name to one score a sample, (n,).
+#: Split name to one score a sample, (n,); `further_key` of a metric to its terms, (n, k).
 Scores = dict[str, npt.NDArray[np.float64]]
 
 _EXACT: dict[Figure, str] = {"size": "size_bytes", "parameters": "parameters", "macs": "macs"}
@@ -78,6 +83,58 @@ def quality_comparison(
         n=len(before),
         verdict=verdict,
     )
+
+
+def further_key(metric: str) -> str:
+    """Where `Scores` keeps a further metric's terms on the test split."""
+    return f"test {metric}"
+
+
+def metric_drop(
+    metric: str, task: Task, before: Scores, after: Scores
+) -> tuple[float, Interval, float, int]:
+    """How much worse a model is in any metric of a task, on the same test samples.
+
+    Args:
+        metric: "quality", the task's own, or a further one; the last by a paired bootstrap.
+
+    Returns:
+        The drop (positive is worse), its 95 % interval, the metric of the first model, and n.
+    """
+    if metric in ("quality", task.metric.name):
+        pair = before["test"], after["test"]
+        drop, interval = paired_drop(*pair, task.metric.higher_is_better)
+        return drop, interval, float(pair[0].mean()), len(pair[0])
+    further = further_metrics(task)[metric]
+    terms = before[further_key(metric)], after[further_key(metric)]
+    difference, (low, high) = paired_bootstrap(*terms, further.combine)
+    value = float(further.combine(terms[0].mean(axis=0)))
+    if further.higher_is_better:
+        return -difference, (-high, -low), value, len(terms[0])
+    return difference, (low, high), value, len(terms[0])
+
+
+def compare_further(
+    task: Task, scores: Mapping[str, Scores], baseline: str, candidate: str
+) -> list[Further]:
+    """Every metric beside the task's own, on the same test samples; told, and never judged."""
+    found = []
+    for name, metric in further_metrics(task).items():
+        pair = scores[baseline], scores[candidate]
+        drop, interval, before, n = metric_drop(name, task, *pair)
+        found.append(
+            Further(
+                baseline=baseline,
+                candidate=candidate,
+                metric=name,
+                higher_is_better=metric.higher_is_better,
+                difference=drop,
+                interval=interval if n > 1 else None,
+                values=(before, before - drop if metric.higher_is_better else before + drop),
+                n=n,
+            )
+        )
+    return found
 
 
 def _latency(baseline: Arm, candidate: Arm, measured: Measured, batch: int) -> Comparison:

@@ -27,12 +27,30 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
     for entry in error.errors():
         key = ".".join(str(part) for part in entry["loc"])
         if entry["type"] == "extra_forbidden":
-            known = list(schema.model_fields)
-            yield f": no setting '{key}'. Known: {', '.join(known)}.{suggest(key, known)}"
+            fields = _schema_at(schema, entry["loc"][:-1]).model_fields
+            known = [field.alias or name for name, field in fields.items()]
+            name = str(entry["loc"][-1])
+            yield f": no setting '{key}'. Known: {', '.join(known)}.{suggest(name, known)}"
+        elif entry["type"] == "missing":
+            yield f".{key}: is missing."
         elif not key:
             yield f": {entry['msg'].removeprefix('Value error, ')}."
         else:
-            yield f".{key}: {entry['msg']}, found {entry['input']!r}."
+            message = entry["msg"].removeprefix("Value error, ")
+            yield f".{key}: {message}" + (
+                "" if message.endswith("?") else f", found {entry['input']!r}."
+            )
+
+
+def _schema_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
+    """The class of the settings at a place inside others."""
+    for part in place:
+        field = schema.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            break
+        if issubclass(field.annotation, BaseModel):
+            schema = field.annotation
+    return schema
 
 
 def check_settings(kind: str, settings: Mapping[str, Any]) -> Any:

@@ -17,8 +17,9 @@ from compress.report.formatting import number
 from compress.report.gains import batches, worker_medians
 from compress.report.highlights import looks
 from compress.report.labels import Box, shortened, spread, text_width
+from compress.report.measure_schema import Latency
 from compress.report.pictures import Width
-from compress.report.schema import Arm, Latency, Report
+from compress.report.schema import Arm, Report
 
 _SIZES: dict[Width, tuple[int, int]] = {"wide": (545, 380), "narrow": (340, 320)}
 _NAMES: dict[Width, int] = {"wide": 22, "narrow": 15}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,12 @@ def interval(low: str, high: str) -> str:
 def plural(amount: int, noun: str) -> str:
     """`1 thread`, `2 threads`."""
     return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
+
+
+def nodes(counts: Mapping[str, int]) -> str:
+    """How many nodes in which precision, such as `1 fp32, 20 int8 (static)`."""
+    shown = [f"{amount} {precision}" for precision, amount in sorted(counts.items()) if amount]
+    return ", ".join(shown) or DASH
 
 
 @dataclass(frozen=True)

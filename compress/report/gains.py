@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.report.formatting import MetricFormat, interval, metric_format, number, times
+from compress.report.measure_schema import Latency
 from compress.report.record import Interval
-from compress.report.schema import Arm, Comparison, Latency, Report
+from compress.report.schema import Arm, Comparison, Report
 
 
 @dataclass(frozen=True)

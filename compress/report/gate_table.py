@@ -5,12 +5,15 @@ from __future__ import annotations
 from compress.report import formatting
 from compress.report.formatting import DASH
 from compress.report.gains import report_metric
+from compress.report.gates_schema import Further, Promise
 from compress.report.schema import Arm, Comparison, Report
 from compress.report.tables import Cell, Column, Table
 
 
 def gate_table(report: Report) -> Table:
     """What a check compared: both figures, the change with its interval, and the verdict."""
+    if report.promises:
+        return _promises_table(report)
     columns = [
         Column("Compared", numeric=False, brief=True),
         Column("Baseline", brief=True),
@@ -21,6 +24,7 @@ def gate_table(report: Report) -> Table:
     if report.gate is None:
         return Table(columns)
     rows = [_gate_row(report, entry) for entry in report.comparisons]
+    rows += [_further_row(entry) for entry in report.further]
     return Table(columns, rows, sortable=False)
 
 
@@ -39,6 +43,32 @@ def _arms(report: Report, entry: Comparison) -> list[Arm]:
     return [report.arm(name) for name in (entry.baseline, entry.candidate)]
 
 
+def _promises_table(report: Report) -> Table:
+    """What a gate file promises, what was found, and what came of it."""
+    columns = [
+        Column("Gate", numeric=False, brief=True),
+        Column("Promised", numeric=False, brief=True),
+        Column("Found", brief=True),
+        Column("Outcome", numeric=False, brief=True),
+    ]
+    return Table(columns, [_promise_row(entry) for entry in report.promises], sortable=False)
+
+
+def promise_name(entry: Promise) -> str:
+    """What a gate of a gate file is about, such as "int8 latency, batch 1"."""
+    batch = "" if entry.batch is None else f", batch {entry.batch}"
+    return f"{entry.candidate} {entry.metric}{batch}"
+
+
+def _promise_row(entry: Promise) -> list[Cell]:
+    return [
+        Cell(promise_name(entry)),
+        Cell(entry.promised),
+        Cell(entry.found or DASH),
+        Cell("", (entry.reason,) if entry.reason else (), (entry.outcome,)),
+    ]
+
+
 def _gate_row(report: Report, entry: Comparison) -> list[Cell]:
     name, figures = _compared(entry, _arms(report, entry))
     return [
@@ -47,6 +77,23 @@ def _gate_row(report: Report, entry: Comparison) -> list[Cell]:
         Cell(_change(report, entry)),
         Cell("", tags=(entry.verdict,)),
     ]
+
+
+def _further_row(entry: Further) -> list[Cell]:
+    metric = formatting.metric_format(entry.metric, entry.higher_is_better)
+    return [
+        Cell(f"{metric.heading}, test split"),
+        *(Cell(metric.value(value, entry.n)) for value in entry.values),
+        Cell(further_change(entry)),
+        Cell("told, not judged"),
+    ]
+
+
+def further_change(entry: Further) -> str:
+    """How much worse the candidate is in a further metric, with its interval."""
+    metric = formatting.metric_format(entry.metric, entry.higher_is_better)
+    text = f"{metric.change} {metric.difference(entry.difference, entry.n)} {metric.unit}".rstrip()
+    return text if entry.interval is None else f"{text} {metric.interval(entry.interval, entry.n)}"
 
 
 def _compared(entry: Comparison, arms: list[Arm]) -> tuple[str, list[str]]:
@@ -64,15 +111,25 @@ def _compared(entry: Comparison, arms: list[Arm]) -> tuple[str, list[str]]:
     if entry.what == "size":
         return "File", [formatting.size(arm.size_bytes) for arm in arms]
     if entry.what == "int8":
-        return "Operators in int8", [str(arm.int8_nodes) for arm in arms]
+        return _operators(entry, arms)
     if entry.what == "parameters":
         return "Parameters", [formatting.count(arm.parameters) for arm in arms]
     return "MACs, one sample", [formatting.magnitude(arm.macs) for arm in arms]
 
 
+def _operators(entry: Comparison, arms: list[Arm]) -> tuple[str, list[str]]:
+    if entry.operator is None:
+        return "Operators in int8", [str(arm.int8_nodes) for arm in arms]
+    counts = [arm.operators.get(entry.operator, {}) for arm in arms]
+    return f"{entry.operator} operators", [formatting.nodes(each) for each in counts]
+
+
 def _change(report: Report, entry: Comparison) -> str:
     if entry.what == "int8":
-        return f"{-round(entry.difference or 0):+d}"
+        fell = round(entry.difference or 0)
+        if fell:
+            return f"{abs(fell)} {'gained' if fell < 0 else 'fell'}"
+        return "same" if entry.operator is None else "changed"
     if entry.what == "quality":
         metric = report_metric(report)
         if metric is None or entry.difference is None:

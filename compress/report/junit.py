@@ -10,7 +10,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Literal
 
-from compress.report.gate_table import comparison_line, comparison_name
+from compress.report.gate_table import comparison_line, comparison_name, promise_name
+from compress.report.gates_schema import Promise
 from compress.report.schema import Comparison, Gate, Report
 from compress.report.subject import judged_arms
 
@@ -31,7 +32,8 @@ def render_junit(report: Report) -> str:
     """The report as JUnit XML, ending in a newline.
 
     Each comparison of a check is one test case: "regressed" is a failure, "inconclusive" is
-    skipped. A run has its budget as its one case, skipped where no budget was set.
+    skipped; so it is with each gate of a gate file. A run has its budget as its one case, skipped
+    where no budget was set.
     """
     cases = _gate_cases(report, report.gate) if report.gate else [_budget_case(report)]
     counts = {
@@ -86,10 +88,21 @@ def _write(suite: ET.Element, case: _Case, place: str) -> None:
 
 
 def _gate_cases(report: Report, gate: Gate) -> list[_Case]:
-    cases = [_compared(report, gate, entry) for entry in report.comparisons]
+    cases = [_promised(report, entry) for entry in report.promises]
+    cases += [_compared(report, gate, entry) for entry in report.comparisons]
     if gate.verdict == "regressed" and all(case.outcome != "failure" for case in cases):
         cases.append(_Case("Verdict", "failure", gate.explanation, gate.explanation))
     return cases
+
+
+def _promised(report: Report, entry: Promise) -> _Case:
+    """One gate of a gate file: broken fails, undecided or about other machines is skipped."""
+    name, said = promise_name(entry), f"{entry.promised}; found {entry.found or 'nothing'}"
+    if entry.outcome == "kept":
+        return _Case(name, "passed", "", f"kept: {said}")
+    message = f"{entry.outcome}: {said}" + (f"; {entry.reason}" if entry.reason else "")
+    outcome: _Outcome = "failure" if entry.outcome == "broken" else "skipped"
+    return _Case(name, outcome, message, report.gate.explanation if report.gate else message)
 
 
 def _compared(report: Report, gate: Gate, entry: Comparison) -> _Case:

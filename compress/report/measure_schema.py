@@ -1,8 +1,9 @@
-"""What a report keeps of a measurement: enough to compute every ratio anew."""
+"""What a report keeps of a measurement: its figures, and enough to compute every ratio anew."""
 
 from __future__ import annotations
 
 from statistics import median
+from typing import Annotated
 
 from pydantic import Field
 
@@ -26,6 +27,39 @@ class Percentile(Record):
     low_ms: float
     high_ms: float
     n: int = Field(ge=1)
+
+
+class Latency(Record):
+    """Time of one call at one batch size and thread count.
+
+    Attributes:
+        batch: samples a call.
+        threads: intra-op threads of the runtime.
+        median_ms: median over workers of each worker's median, in milliseconds.
+        p90_ms: 90th percentile of all timed blocks; None where n is too small for one (29).
+        n: timed calls in all workers together.
+        throughput: samples a second at `median_ms`.
+        best: whether this is the arm's fastest thread count at this batch size.
+        workers_ms: each worker's median, in milliseconds.
+        percentiles: "p50", "p90", "p95" and "p99" over single calls; None where n is too small for
+            an interval (5, 29, 59, 299).
+        load_ms, first_call_ms: medians over workers of the time to load the model and of its first
+            call; None where they were not measured.
+        unstable: how many workers began to time before the warm-up had settled.
+    """
+
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    median_ms: float = Field(gt=0)
+    p90_ms: Annotated[float, Field(gt=0)] | None
+    n: int = Field(ge=1)
+    throughput: float = Field(gt=0)
+    best: bool
+    workers_ms: list[Annotated[float, Field(gt=0)]]
+    percentiles: dict[str, Percentile | None] = {}
+    load_ms: float | None = None
+    first_call_ms: float | None = None
+    unstable: int = 0
 
 
 class Noise(Record):

@@ -7,12 +7,13 @@ versions add fields and never rename or remove one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
 from compress.errors import InputError
-from compress.report.measure_schema import Percentile, RawMeasurement
+from compress.report.gates_schema import Further, Promise
+from compress.report.measure_schema import Latency, RawMeasurement
 from compress.report.profile_schema import Profile
 from compress.report.record import Interval, Record
 
@@ -40,39 +41,6 @@ class Quality(Record):
     interval: Interval
     higher_is_better: bool
     details: dict[str, float] = {}
-
-
-class Latency(Record):
-    """Time of one call at one batch size and thread count.
-
-    Attributes:
-        batch: samples a call.
-        threads: intra-op threads of the runtime.
-        median_ms: median over workers of each worker's median, in milliseconds.
-        p90_ms: 90th percentile of all timed blocks; None where n is too small for one (29).
-        n: timed calls in all workers together.
-        throughput: samples a second at `median_ms`.
-        best: whether this is the arm's fastest thread count at this batch size.
-        workers_ms: each worker's median, in milliseconds.
-        percentiles: "p50", "p90", "p95" and "p99" over single calls; None where n is too small for
-            an interval (5, 29, 59, 299).
-        load_ms, first_call_ms: medians over workers of the time to load the model and of its first
-            call; None where they were not measured.
-        unstable: how many workers began to time before the warm-up had settled.
-    """
-
-    batch: int = Field(ge=1)
-    threads: int = Field(ge=1)
-    median_ms: float = Field(gt=0)
-    p90_ms: Annotated[float, Field(gt=0)] | None
-    n: int = Field(ge=1)
-    throughput: float = Field(gt=0)
-    best: bool
-    workers_ms: list[Annotated[float, Field(gt=0)]]
-    percentiles: dict[str, Percentile | None] = {}
-    load_ms: float | None = None
-    first_call_ms: float | None = None
-    unstable: int = 0
 
 
 class Arm(Record):
@@ -138,12 +106,13 @@ class Comparison(Record):
     """One arm against another, on the same samples or in the same interleaved run.
 
     Attributes:
-        what: "latency", "quality", "size", "parameters", "macs", or "int8": how many of the nodes
-            that compute run in int8.
+        what: "latency", "quality", "size", "parameters", "macs", or "int8": whether the nodes that
+            compute kept their precision.
         batch: samples a call, for "latency" only.
+        operator: for "int8" the type of operator whose nodes changed; None where none did.
         ratio: candidate / baseline; for latency the Hodges-Lehmann estimate over workers.
         difference: for "quality" how much worse the candidate is, in the metric's unit: positive is
-            a drop, whichever way the metric points; for "int8" how many nodes fewer.
+            a drop, whichever way the metric points; for "int8" how many nodes fell towards fp32.
         interval: 95 % interval of `ratio` or `difference`; None where the figure is exact.
         n: samples or workers behind the interval.
         verdict: what the figures allow to say; "exact" figures are improved, ok or regressed.
@@ -153,6 +122,7 @@ class Comparison(Record):
     candidate: str
     what: Figure
     batch: int | None = None
+    operator: str | None = None
     ratio: float | None = None
     difference: float | None = None
     interval: Interval | None = None
@@ -238,6 +208,8 @@ class Report(Record):
         commit: hash of the commit that was measured, where CI or Git tells it.
         key: SHA-256 of all that the figures follow from; a run with an equal key measures no more.
         baseline, final: names of arms.
+        promises: what came of each gate of a gate file, where one was checked.
+        further: metrics beside the task's own, candidate or final model against the baseline.
         measurement: how latencies were taken: workers, rounds, threads, spinning, control.
         notes: what a reader has to know beside the figures.
         failed: name of an arm that could not be measured to the reason.
@@ -260,6 +232,8 @@ class Report(Record):
     gate: Gate | None = None
     arms: list[Arm]
     comparisons: list[Comparison] = []
+    promises: list[Promise] = []
+    further: list[Further] = []
     candidates: list[Candidate] = []
     measurement: dict[str, Any] = {}
     notes: list[str] = []

@@ -218,8 +218,7 @@ def operators_table(report: Report) -> Table:
 
 
 def _operator_cell(counts: dict[str, int]) -> Cell:
-    shown = [f"{amount} {precision}" for precision, amount in sorted(counts.items()) if amount]
-    return Cell(", ".join(shown) or DASH, sort=sum(counts.values()) or None)
+    return Cell(formatting.nodes(counts), sort=sum(counts.values()) or None)
 
 
 def metrics_table(report: Report) -> Table:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from compress.report import formatting
 from compress.report.formatting import DASH
-from compress.report.measure_schema import Percentile
-from compress.report.schema import Latency, Report
+from compress.report.measure_schema import Latency, Percentile
+from compress.report.schema import Report
 from compress.report.tables import Cell, Column, Table
 
 #: Percentiles of single calls that are shown.

@@ -83,7 +83,10 @@ def key_figures(report: Report) -> list[KeyFigure]:
 
 
 def _compared(report: Report) -> str:
-    """The candidate of a check against its baseline."""
+    """The candidate of a check against its baseline, or how many gates of a file were kept."""
+    if report.promises:
+        kept = sum(promise.outcome == "kept" for promise in report.promises)
+        return f"{kept} of {formatting.plural(len(report.promises), 'gate')} kept"
     candidate = next(arm for arm in report.arms if arm.name != report.baseline)
     return f"The candidate: {_gained(report, candidate) or 'nothing was compared'}"
 

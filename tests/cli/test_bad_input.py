@@ -152,6 +152,22 @@ KNOWN_MODELS = (
             "settings: check.margin: Input should be less than 1, found 2.0.",
         ),
         (
+            ["check", "base"],
+            "check: name BASELINE and CANDIDATE, or a file of gates in --gates.",
+        ),
+        (
+            ["check", "base", "base", "--gates", "no.yaml", "--margin", "0.05"],
+            "--margin: with --gates the file says what is allowed.",
+        ),
+        (
+            ["check", "--gates", "no.yaml"],
+            "no.yaml: cannot be read: No such file or directory; expected a gate file.",
+        ),
+        (
+            ["check", "--gates", "file"],
+            "file: expected a mapping with models and gates, found str.",
+        ),
+        (
             ["quantize", "bad.onnx"],
             "--data: name the task; an ONNX file does not say what it was trained on.",
         ),

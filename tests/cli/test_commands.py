@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 import compress
-from compress import cli
+from compress import cli, gate
 from compress.artifact import ONNX, Card, finish, load_artifact, writing
 from compress.data.task import Task
 from compress.gate import Look
 from compress.models.build import count_parameters
 from compress.models.references import REFERENCES, ModelSpec
-from compress.pipeline import Outcome
-from compress.pipeline import check as gate
+from compress.pipeline import Outcome, timing
+from compress.pipeline import check as pipeline_check
 from compress.pipeline.check import CheckConfig
 from compress.report import load_report
 from compress.runtime.onnxruntime import Session
@@ -286,9 +286,9 @@ def test_check_ends_with_the_verdict_and_its_code(
     code: int,
 ):
     verdicts = [(dict.fromkeys((1, 2), verdict) if verdict != "inconclusive" else {})] * 3
-    monkeypatch.setattr(gate, "decide", lambda *_: verdicts.pop())
-    monkeypatch.setattr(gate, "machine_is_fit", lambda *_: True)
-    monkeypatch.setattr(gate, "LOOKS", [Look(1, 0.01), Look(2, 0.01)])
+    monkeypatch.setattr(pipeline_check, "decide", lambda *_: verdicts.pop())
+    monkeypatch.setattr(timing, "machine_is_fit", lambda *_: True)
+    monkeypatch.setattr(gate, "LOOKS", (Look(1, 1.0), Look(2, 1.0)))
     quick = CheckConfig.model_fields
     monkeypatch.setattr(quick["rounds"], "default", 2)
     found = call("check", base, base / ONNX, "--batch", 1, "--batch", 2, *extra, "--out", "gate")
@@ -319,6 +319,31 @@ def test_validate(call: Call, tmp_path: Path):
     assert (found.code, found.out) == (2, f"bad.yaml: {line}\n{TINY}: ok\n")
     assert json.loads(call("validate", "bad.yaml", TINY, "--json").out) == {"bad.yaml": [line]}
     assert call("validate", TINY, "--json").json == {}
+
+
+def test_a_gate_file_is_checked_and_validated(call: Call, base: Path):
+    entry = "{compare: candidate, with: baseline, metric: %s}"
+    bounds = ["size, at_most: same", "size, at_most: 0.5", "accuracy, max_drop: 0.5"]
+    Path("gates.yaml").write_text(f"gates: [{', '.join(entry % bound for bound in bounds)}]")
+    assert call("validate", "gates.yaml").out == "gates.yaml: ok\n"
+    found = call("check", base, base, "--gates", "gates.yaml", "--data", "tiny:task")
+    lines = [re.split(r"  +", line) for line in found.out.splitlines()]
+    assert (found.code, found.err) == (1, "")
+    assert lines[0] == ["Gate", "Promised", "Found", "Outcome"]
+    assert [(line[0], line[1], line[-1]) for line in lines[2:5]] == [
+        ("candidate size", "at most baseline's", "kept"),
+        ("candidate size", "at most 0.5 × baseline", "broken"),
+        ("candidate accuracy", "at most 0.5 worse than baseline", "kept"),
+    ]
+    assert lines[5][0].startswith("regressed: of 3 gates 2 kept, 1 broken. Broken: candidate size")
+    again = call("check", base, base, "--gates", "gates.yaml", "--data", "tiny:task", "--json")
+    assert [promise["outcome"] for promise in json.loads(again.out)["promises"]] == [
+        "kept",
+        "broken",
+        "kept",
+    ]
+    Path("gates.yaml").write_text("gates: [{compare: a, metric: siz, at_most: 9}]")
+    assert call("validate", "gates.yaml").code == 2
 
 
 def test_list_and_doctor(call: Call, tmp_path: Path):

@@ -16,6 +16,7 @@ from compress.gate import LOOKS
 from compress.measure.config import BenchConfig
 from compress.measure.latency import CONTROL, Measured
 from compress.pipeline import check as gate
+from compress.pipeline import timing
 from compress.pipeline.check import CheckConfig, check
 from compress.pipeline.find import find_model
 from compress.report import load_report, render_html, render_markdown
@@ -63,7 +64,7 @@ class Machine:
 def run(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, folder: Path, **settings: object
 ) -> Report:
-    monkeypatch.setattr(gate, "measure", machine.measure)
+    monkeypatch.setattr(timing, "measure", machine.measure)
     model = write(folder / "a.onnx")
     return check(model, model, CheckConfig.model_validate(settings))
 
@@ -124,8 +125,8 @@ def test_a_wider_margin_lets_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_costs_are_exact_and_have_a_margin_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(gate, "measure", Machine(1.0).measure)
-    small, large = write(tmp_path / "small.onnx"), write(tmp_path / "large.onnx", width=5)
+    monkeypatch.setattr(timing, "measure", Machine(1.0).measure)
+    small, large = write(tmp_path / "small.onnx"), write(tmp_path / "large.onnx", products=2)
     with pytest.raises(ShapeMismatch, match="take different inputs"):
         check(small, write(tmp_path / "other.onnx", name="x"), CheckConfig())
     more = check(small, large, CheckConfig())
@@ -143,14 +144,21 @@ def test_int8_that_is_gone_is_a_regression(
     from compress.quantization.dynamic import quantize_dynamic_int8
     from compress.quantization.preprocess import preprocess
 
-    monkeypatch.setattr(gate, "measure", Machine(1.0).measure)
+    monkeypatch.setattr(timing, "measure", Machine(1.0).measure)
     preprocess(trained_onnx, tmp_path / "prepared.onnx")
     quantize_dynamic_int8(tmp_path / "prepared.onnx", tmp_path / "int8.onnx")
     report = check(tmp_path / "int8.onnx", trained_onnx, CheckConfig(size_margin=100))
-    entry = report.comparison(gate.CANDIDATE, "int8")
-    assert entry.verdict == "regressed"
-    assert entry.difference == report.arms[0].int8_nodes > 0
-    assert f"int8 operators {report.arms[0].int8_nodes} → 0" in report.gate.explanation
+    fallen = [entry for entry in report.comparisons if entry.what == "int8"]
+    assert {entry.operator: entry.verdict for entry in fallen} == {
+        "Conv": "regressed",
+        "Gemm": "ok",  # the same product, which was a MatMul in int8
+        "MatMul": "regressed",
+    }
+    assert sum(entry.difference for entry in fallen) == report.arms[0].int8_nodes > 0
+    assert "; MatMul 1 int8 (dynamic) → –" in report.gate.explanation
+    assert "| MatMul operators | 1 int8 (dynamic) | – | 1 fell |" in render_markdown(report)
+    same = check(tmp_path / "int8.onnx", tmp_path / "int8.onnx", CheckConfig())
+    assert [entry.operator for entry in same.comparisons if entry.what == "int8"] == [None]
     back = check(trained_onnx, tmp_path / "int8.onnx", CheckConfig(size_margin=100))
     assert back.comparison(gate.CANDIDATE, "int8") is None
 
@@ -158,7 +166,7 @@ def test_int8_that_is_gone_is_a_regression(
 def test_quality_is_compared_on_the_same_samples(
     trained_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(gate, "measure", Machine(1.0).measure)
+    monkeypatch.setattr(timing, "measure", Machine(1.0).measure)
     model = onnx.load(trained_onnx)
     head = next(node for node in model.graph.node if node.op_type == "Gemm")
     (bias,) = (entry for entry in model.graph.initializer if entry.name == head.input[2])
@@ -169,6 +177,17 @@ def test_quality_is_compared_on_the_same_samples(
     entry = report.comparison(gate.CANDIDATE, "quality")
     assert (entry.verdict, report.gate.verdict) == ("regressed", "regressed")
     assert "accuracy drop +0." in report.gate.explanation
+    told = {entry.metric: entry for entry in report.further}
+    assert set(told) == {"cross_entropy", "macro_f1"}
+    for name, figures in told.items():
+        values = tuple(arm.quality.details[name] for arm in report.arms)
+        assert figures.values == pytest.approx(values)
+        low, high = figures.interval
+        assert low < figures.difference < high
+    assert told["macro_f1"].difference > 0
+    assert told["cross_entropy"].difference > 0
+    assert "| Macro f1, test split |" in render_markdown(report)
+    assert "told, not judged" in render_html(report)
     same = check(trained_onnx, trained_onnx, CheckConfig(max_drop=0.001), data="tiny:task")
     assert same.comparison(gate.CANDIDATE, "quality").verdict == "inconclusive"
     assert "To prove a drop below 0.001" in same.gate.explanation

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from compress.report import Report
-from compress.report.measure_schema import CONTROL, RawCell, RawMeasurement
-from compress.report.schema import Arm, Budget, Candidate, Comparison, Gate, Latency, Quality
+from compress.report.measure_schema import CONTROL, Latency, RawCell, RawMeasurement
+from compress.report.schema import Arm, Budget, Candidate, Comparison, Gate, Quality
 
 N = 1000
 

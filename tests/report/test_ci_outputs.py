@@ -12,6 +12,7 @@ from sample import sample_report
 
 from compress.report import Report
 from compress.report.benchmark_action import render_benchmark_action
+from compress.report.gates_schema import Promise
 from compress.report.junit import render_junit
 from compress.report.subject import judged_arms
 
@@ -145,3 +146,31 @@ def test_a_run_is_exported_by_its_final_model_and_a_benchmark_by_all() -> None:
     assert "7-student-alone: File" not in entries
     alone = bench.model_copy(update={"arms": bench.arms[:1]})
     assert set(entries_of(alone)) == {"File", "Parameters", "MACs, one sample"}
+
+
+def test_each_gate_of_a_gate_file_is_a_test_case() -> None:
+    ends = (("kept", ""), ("broken", ""), ("inconclusive", ""), ("skipped", "no avx512_vnni here"))
+    promises = [
+        Promise(
+            gate=place,
+            metric="latency",
+            candidate="int8",
+            baseline="fp32",
+            batch=place + 1,
+            promised="at most 0.5 ×",
+            found="" if outcome == "skipped" else "0.61 ×",
+            outcome=outcome,
+            reason=reason,
+        )
+        for place, (outcome, reason) in enumerate(ends)
+    ]
+    report = gated_report().model_copy(update={"promises": promises, "comparisons": []})
+    suite = suite_of(report)
+    assert [case.get("name") for case in suite] == [f"int8 latency, batch {n}" for n in range(1, 5)]
+    (failure,) = suite.findall("testcase/failure")
+    assert failure.get("message") == "broken: at most 0.5 ×; found 0.61 ×"
+    skipped = [entry.get("message") for entry in suite.findall("testcase/skipped")]
+    assert skipped == [
+        "inconclusive: at most 0.5 ×; found 0.61 ×",
+        "skipped: at most 0.5 ×; found nothing; no avx512_vnni here",
+    ]

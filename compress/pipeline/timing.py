@@ -1,0 +1,99 @@
+"""Latencies of pairs of models, in as many processes as their gates need to be decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from compress.gate import Logs, looks_for, machine_is_fit
+from compress.measure.config import BenchConfig
+from compress.measure.latency import CONTROL, Batches, Measured, measure
+from compress.progress import Progress, quiet
+from compress.stats import ratio_interval
+
+Key = TypeVar("Key")
+Said = TypeVar("Said")
+
+
+class Pair(NamedTuple):
+    """Two models of one measurement whose latencies are compared at one batch size."""
+
+    baseline: str
+    candidate: str
+    batch: int
+
+
+@dataclass(frozen=True)
+class Timed(Generic[Key, Said]):
+    """What came of a measurement.
+
+    Attributes:
+        verdicts: of every gate that could be decided; empty on a machine that is unfit.
+        control: batch size to the first model's latency over its own.
+        fit: whether the machine was fit to decide on latencies.
+        workers: processes that were started.
+    """
+
+    measured: Measured
+    verdicts: dict[Key, Said]
+    control: dict[int, float]
+    fit: bool
+    workers: int
+
+
+def time_pairs(
+    files: Mapping[str, Path],
+    pairs: Mapping[Key, Pair],
+    bench: Callable[[int], BenchConfig],
+    judge: Callable[[dict[Key, Logs], float], Mapping[Key, Said]],
+    margin: float,
+    *,
+    inputs: Batches | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> Timed[Key, Said]:
+    """Workers until every gate is decided on a machine that is fit, or until the last look.
+
+    Args:
+        files: name to ONNX file; all of them share one interleaved run, the first is the control.
+        pairs: gate to what it compares.
+        bench: the benchmark of so many workers.
+        judge: takes each gate's logs, as `compress.gate.decide` does, and the error of this look.
+        margin: a model against itself must stay within half of it.
+        inputs: as `compress.measure.latency.measure` takes them.
+
+    Raises:
+        InputError: too many gates for the last look.
+        WorkerFailed: a model crashes or hangs.
+    """
+    measured: Measured | None = None
+    verdicts: dict[Key, Said] = {}
+    first, before = next(iter(files)), 0
+    for look in looks_for(len(pairs)):
+        more = measure(
+            files,
+            bench(look.workers - before),
+            inputs=inputs,
+            device=device,
+            seed=seed,
+            first=before,
+            progress=progress,
+            label=f"up to {look.workers} processes",
+        )
+        measured, before = more if measured is None else measured.joined(more), look.workers
+        controls = {batch: measured.logs(first, CONTROL, batch) for batch in bench(1).batch}
+        fit = machine_is_fit(controls, margin)
+        if fit:
+            logs = {key: measured.logs(*pair) for key, pair in pairs.items()}
+            for key, said in judge(logs, look.alpha).items():
+                verdicts.setdefault(key, said)
+            if len(verdicts) == len(pairs):
+                break
+    assert measured is not None
+    control = {batch: ratio_interval(np.exp(logs).tolist())[0] for batch, logs in controls.items()}
+    return Timed(measured, verdicts if fit else {}, control, fit, before)
