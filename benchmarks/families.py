@@ -3,15 +3,16 @@
     python -m benchmarks.families                 every recipe below, about 45 minutes
     python -m benchmarks.families rnn forecast    only these; run nothing beside it
 
-Stores each report and its verdicts in benchmarks/results/<recipe>.json.
+Stores each report and its verdicts in benchmarks/results/<recipe>.json, and leaves the models in
+runs/families/<recipe>.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmarks.main_job import ratio, table
 from compress.report.schema import Report, load_report
 
 RESULTS = Path(__file__).parent / "results"
+RUNS = Path("runs/families")
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,13 @@ GOALS = {
 def main() -> None:
     """Run the named recipes, print and store what they reached."""
     for name in sys.argv[1:] or GOALS:
-        with tempfile.TemporaryDirectory() as folder:
-            start = time.monotonic()
-            command = ["compress", "run", f"recipes/{name}.yaml", "--out", folder]
-            code = subprocess.run(command, check=False).returncode
-            seconds = time.monotonic() - start
-            report = load_report(Path(folder) / "report.json")
+        folder = RUNS / name
+        shutil.rmtree(folder, ignore_errors=True)
+        start = time.monotonic()
+        command = ["compress", "run", f"recipes/{name}.yaml", "--out", str(folder)]
+        code = subprocess.run(command, check=False).returncode
+        seconds = time.monotonic() - start
+        report = load_report(folder / "report.json")
         verdicts = goals(report, GOALS[name], simple(report.recipe["task"]))
         limit = GOALS[name].seconds
         verdicts[f"whole run, seconds (goal ≤ {limit:g})"] = (round(seconds), seconds <= limit)
