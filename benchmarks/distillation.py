@@ -58,6 +58,7 @@ class Family:
 
 
 FAMILIES = {
+    "cnn": Family(("student.epochs=60", "student-alone.epochs=60"), share=0.2),
     "rnn": Family(
         (
             "student.student={name: lstm, widths: [20]}",
