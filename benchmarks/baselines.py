@@ -1,6 +1,6 @@
 """This project's own gate: int8 models made today from stored weights, against stored int8 models.
 
-    python -m benchmarks.baselines check            about a minute and a half; part of `.ci/run`
+    python -m benchmarks.baselines check            about a minute; part of `.ci/run`
     python -m benchmarks.baselines check lstm       one family
     python -m benchmarks.baselines make             trains anew, replaces all that is stored
 
