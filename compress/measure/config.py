@@ -38,9 +38,9 @@ class BenchConfig(BaseModel):
     workers: Annotated[int, Field(ge=1, le=64)] = 8
     rounds: Annotated[int, Field(ge=2)] = 8
     block_ms: Annotated[float, Field(gt=0)] = 5.0
-    warm_up_s: Annotated[float, Field(ge=0)] = 0.1
-    warm_up_calls: Annotated[int, Field(ge=0)] = 10
-    warm_up_cap_s: Annotated[float, Field(ge=0)] = 1.0
+    warm_up_s: Annotated[float, Field(ge=0)] = 0.05
+    warm_up_calls: Annotated[int, Field(ge=0)] = 5
+    warm_up_cap_s: Annotated[float, Field(ge=0)] = 0.4
     control: bool = True
     affinity: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     timeout: Annotated[float, Field(gt=0)] = 600.0

@@ -74,6 +74,10 @@ class CheckConfig(BaseModel):
             rounds=self.rounds,
             block_ms=self.block_ms,
             timeout=self.timeout,
+            # Two models and not a dozen: there is time to let them settle.
+            warm_up_s=0.1,
+            warm_up_calls=10,
+            warm_up_cap_s=1.0,
         )
 
 

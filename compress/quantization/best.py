@@ -27,7 +27,7 @@ from compress.stats import paired_drop
 MARGIN = 0.05
 #: A choice needs no more replication than this: the benchmark behind it measures again.
 _CALIBRATION_BATCH = 32
-_CHOOSING = {"workers": 4, "rounds": 6, "control": False}
+_CHOOSING = {"workers": 4, "rounds": 6, "control": False, "warm_up_cap_s": 0.1}
 
 
 @dataclass(frozen=True)
