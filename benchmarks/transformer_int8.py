@@ -30,7 +30,7 @@ from compress.runtime.onnxruntime import Feeds
 
 RESULTS = Path(__file__).parent / "results" / "transformer_int8.json"
 WIDTHS, TOKENS, VOCABULARY = (128, 256, 384), 64, 2000
-CONFIG = BenchConfig(batch=(1, 32), threads=(1,), workers=4, rounds=6, control=False)
+CONFIG = BenchConfig(batch=(1, 8), threads=(1,), workers=4, rounds=4, control=False)
 
 
 def main() -> None:
