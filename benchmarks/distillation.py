@@ -24,7 +24,7 @@ from torch import nn
 
 from compress.artifact import Artifact, load_artifact
 from compress.data.references import load_task
-from compress.data.task import Task
+from compress.data.task import Split, Task
 from compress.distillation.soft_targets import soft_target_loss
 from compress.distillation.teacher import Views, taught_batches
 from compress.measure.config import BenchConfig
@@ -101,8 +101,7 @@ def compare(name: str, family: Family, folder: Path, seeds: int) -> dict[str, An
     stages = {stage.name: stage.config for stage in recipe.stages}
     taught, alone = stages["student"], stages["student-alone"]
     teacher, task = make_teacher(recipe, taught.teacher, folder).onnx, load_task(recipe.task)
-    some = torch.arange(round(family.share * len(task.train)))
-    task = replace(task, train=task.train.subset(some))
+    task = replace(task, train=part_of(task, family.share))
     student = dict(taught.student) if isinstance(taught.student, dict) else {"name": taught.student}
     student_name = student.pop("name")
 
@@ -142,6 +141,15 @@ def compare(name: str, family: Family, folder: Path, seeds: int) -> dict[str, An
         "p_signed_rank_one_sided": float(stats.wilcoxon(gains, alternative="greater").pvalue),
         "runs": runs,
     }
+
+
+def part_of(task: Task, share: float) -> Split:
+    """That share of the training split: the beginning of a text, any samples of other tasks."""
+    count = len(task.train)
+    rows = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    if task.kind == "language model":
+        rows = torch.arange(count)
+    return task.train.subset(rows[: round(share * count)].sort().values)
 
 
 def make_teacher(recipe: Recipe, name: str, out: Path) -> Artifact:
