@@ -87,16 +87,20 @@ def main() -> None:
     parser.add_argument("families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--runs", type=Path, default=Path("runs/distillation"), help="teachers")
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--more", action="store_true", help="keep the seeds that are stored")
     arguments = parser.parse_args()
     for name in arguments.families:
-        found = compare(name, FAMILIES[name], arguments.runs / name, arguments.seeds)
-        print(name, json.dumps({k: v for k, v in found.items() if k != "runs"}, indent=1))
         stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        known = stored.get(name, {}).get("runs", []) if arguments.more else []
+        found = compare(name, FAMILIES[name], arguments.runs / name, arguments.seeds, known)
+        print(name, json.dumps({k: v for k, v in found.items() if k != "runs"}, indent=1))
         RESULTS.write_text(json.dumps(stored | {name: found}, indent=1) + "\n")
 
 
-def compare(name: str, family: Family, folder: Path, seeds: int) -> dict[str, Any]:
-    """Both arms for every seed, and the paired gain on the test split."""
+def compare(
+    name: str, family: Family, folder: Path, seeds: int, known: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Both arms for every seed that is not known yet, and the paired gain on the test split."""
     recipe = load_recipe(Path(f"recipes/{name}.yaml"), family.overrides)
     stages = {stage.name: stage.config for stage in recipe.stages}
     taught, alone = stages["student"], stages["student-alone"]
@@ -111,8 +115,8 @@ def compare(name: str, family: Family, folder: Path, seeds: int) -> dict[str, An
         fit(model, batches, loss, config, seed=seed)
         return _scores(task, model)
 
-    runs = []
-    for seed in range(seeds):
+    runs = list(known[:seeds])
+    for seed in range(len(runs), seeds):
         views = Views(task, taught.views, seed=seed, augment=taught.augment)
         soft = soft_target_loss(taught.temperature, taught.alpha, taught.label_smoothing, task.kind)
         labelled = LabelledBatches(task.train, alone.batch_size, task.augment)
@@ -129,7 +133,7 @@ def compare(name: str, family: Family, folder: Path, seeds: int) -> dict[str, An
     gains = gains if task.metric.higher_is_better else -gains
     interval = stats.t.interval(0.95, seeds - 1, gains.mean(), stats.sem(gains))
     return {
-        "command": f"python -m benchmarks.distillation {name}",
+        "command": f"python -m benchmarks.distillation {name} --seeds {seeds}",
         "student": taught.student,
         "overrides": family.overrides,
         "share_of_training_data": family.share,

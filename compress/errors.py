@@ -60,8 +60,9 @@ class RecipeError(InputError):
     """
 
     def __init__(self, source: str, errors: list[str]) -> None:
-        self.errors = errors
-        super().__init__("\n".join(f"{source}: {error}" for error in errors))
+        # What stands in a file may hold line ends of its own.
+        self.errors = [" ".join(error.splitlines()) for error in errors]
+        super().__init__("\n".join(f"{source}: {error}" for error in self.errors))
 
 
 class ArtifactError(InputError):

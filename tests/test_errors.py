@@ -90,3 +90,8 @@ def test_recipe_error_keeps_every_line():
     error = RecipeError("cnn.yaml", ["model: missing", "stages: empty"])
     assert str(error).splitlines() == ["cnn.yaml: model: missing", "cnn.yaml: stages: empty"]
     assert error.errors == ["model: missing", "stages: empty"]
+
+
+def test_an_error_of_a_recipe_is_one_line_whatever_the_file_held():
+    error = RecipeError("cnn.yaml", ["task: no task 'a\x1eb\nc'"])
+    assert str(error) == "cnn.yaml: task: no task 'a b c'"

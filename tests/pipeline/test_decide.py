@@ -145,7 +145,7 @@ def test_an_estimate_inside_the_budget_meets_it_and_says_what_a_proof_needs(tiny
     assert found.explanation == (
         "The estimate lies within the budget of 0.01: accuracy drop +0.0040, "
         f"95 % interval [{low:+.4f}, {high:+.4f}], 500 test samples; "
-        "a proof would need about 2,400 samples."
+        "a proof would need about 2,943 samples."
     )
 
 

@@ -164,7 +164,9 @@ def test_size_is_minimised_whatever_the_latency(stage: Stage):
 def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
     stage.choose({INPUT: (1.0, 90, 400)})
     (config,) = stage.configs
-    assert config == BenchConfig(batch=(1, 3), workers=4, rounds=6, control=False)
+    assert config == BenchConfig(
+        batch=(1, 3), workers=4, rounds=6, control=False, warm_up_cap_s=0.1
+    )
 
 
 ARM = st.tuples(st.floats(0.1, 3), st.integers(0, 100), st.integers(1, 500))
