@@ -2,6 +2,7 @@
 
     python -m benchmarks.distillation                     every family, about an hour
     python -m benchmarks.distillation rnn --seeds 12      a family, or several
+    python -m benchmarks.distillation rnn --share 0.1     of the training split, for both students
 
 The teacher is the recipe's, kept in runs/distillation. Both students of a seed start from the same
 weights. They are trained as the recipe's stages `student` and `student-alone` say, for as many
@@ -87,25 +88,31 @@ def main() -> None:
     parser.add_argument("families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--runs", type=Path, default=Path("runs/distillation"), help="teachers")
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument(
+        "--share", type=float, help="of the training split; each family has its own"
+    )
     parser.add_argument("--more", action="store_true", help="keep the seeds that are stored")
     arguments = parser.parse_args()
-    for name in arguments.families:
+    for family in arguments.families:
+        share = arguments.share or FAMILIES[family].share
+        name = family if arguments.share is None else f"{family}, share {share:g}"
         stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         known = stored.get(name, {}).get("runs", []) if arguments.more else []
-        found = compare(name, FAMILIES[name], arguments.runs / name, arguments.seeds, known)
+        found = compare(family, share, arguments.runs / family, arguments.seeds, known)
         print(name, json.dumps({k: v for k, v in found.items() if k != "runs"}, indent=1))
         RESULTS.write_text(json.dumps(stored | {name: found}, indent=1) + "\n")
 
 
 def compare(
-    name: str, family: Family, folder: Path, seeds: int, known: list[dict[str, Any]]
+    name: str, share: float, folder: Path, seeds: int, known: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Both arms for every seed that is not known yet, and the paired gain on the test split."""
+    family = FAMILIES[name]
     recipe = load_recipe(Path(f"recipes/{name}.yaml"), family.overrides)
     stages = {stage.name: stage.config for stage in recipe.stages}
     taught, alone = stages["student"], stages["student-alone"]
     teacher, task = make_teacher(recipe, taught.teacher, folder).onnx, load_task(recipe.task)
-    task = replace(task, train=part_of(task, family.share))
+    task = replace(task, train=part_of(task, share))
     student = dict(taught.student) if isinstance(taught.student, dict) else {"name": taught.student}
     student_name = student.pop("name")
 
@@ -132,11 +139,12 @@ def compare(
     gains = np.array([run["taught"]["test"] - run["alone"]["test"] for run in runs])
     gains = gains if task.metric.higher_is_better else -gains
     interval = stats.t.interval(0.95, seeds - 1, gains.mean(), stats.sem(gains))
+    own = "" if share == family.share else f" --share {share:g}"
     return {
-        "command": f"python -m benchmarks.distillation {name} --seeds {seeds}",
+        "command": f"python -m benchmarks.distillation {name} --seeds {seeds}{own}",
         "student": taught.student,
         "overrides": family.overrides,
-        "share_of_training_data": family.share,
+        "share_of_training_data": share,
         "metric": task.metric.name,
         "alone": float(np.mean([run["alone"]["test"] for run in runs])),
         "taught": float(np.mean([run["taught"]["test"] for run in runs])),

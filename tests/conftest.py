@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # `tiny:task` is importable as a
 
 import tiny
 
+from compress.artifact import ONNX, Card, finish, writing
 from compress.data.task import Task
 from compress.export.torch_to_onnx import export
 from compress.models.build import build
@@ -64,3 +66,13 @@ def trained_onnx(
     path = tmp_path_factory.mktemp("trained") / "model.onnx"
     export(copy.deepcopy(_trained), (tiny_task.validation.inputs[:3],), path)
     return path
+
+
+@pytest.fixture
+def base(trained: nn.Module, tiny_spec: ModelSpec, trained_onnx: Path, tmp_path: Path) -> Path:
+    """The trained model of all tests as an artifact."""
+    with writing(tmp_path / "base") as scratch:
+        shutil.copyfile(trained_onnx, scratch / ONNX)
+        card = Card(kind="train", name="train", task="tiny:task", key="base", model=tiny_spec)
+        finish(scratch, card, trained)
+    return tmp_path / "base"

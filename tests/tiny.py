@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from compress.data import augment
@@ -173,3 +176,16 @@ def model(width: int = 8, classes: int = len(CLASSES)) -> nn.Module:
 def label_loss(outputs: Tensor, batch: Batch) -> Tensor:
     """Plain cross-entropy, as a loss for the training loop."""
     return F.cross_entropy(outputs, batch.targets)
+
+
+def out_of_range(path: Path, name: str = "x", shape: tuple[int, ...] = (1, 12, 12)) -> Path:
+    """A model that loads, and fails on every input: it takes the hundredth row of a few."""
+    open_shape = ["n", *shape]
+    given = helper.make_tensor_value_info(name, TensorProto.FLOAT, open_shape)
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, [*open_shape[:-1], 1])
+    place = numpy_helper.from_array(np.array([99]), "place")
+    node = helper.make_node("Gather", [name, "place"], ["y"], axis=len(shape))
+    graph = helper.make_graph([node], "g", [given], [made], [place])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path

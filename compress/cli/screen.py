@@ -85,7 +85,7 @@ def gate_table(report: Report) -> str:
 
 
 def table_text(table: Table, width: int | None = None) -> str:
-    """A report's table as text; notes and tags of a cell stand behind its figure.
+    """A report's table as text; tags of a cell, and its notes in brackets, stand behind its figure.
 
     Args:
         width: of the terminal, in characters; where the table is wider, long names are shortened in
@@ -117,7 +117,10 @@ _SHORT = 36
 def _table_rows(table: Table) -> list[list[str]]:
     heads = [column.heading for column in table.columns]
     return [heads] + [
-        [" ".join([cell.text, *cell.notes, *cell.tags]).strip() for cell in row]
+        [
+            " ".join([cell.text, *cell.tags, *(f"({note})" for note in cell.notes)]).strip()
+            for cell in row
+        ]
         for row in table.rows
     ]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from compress.errors import InputError
 
 Count = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -45,6 +48,23 @@ class BenchConfig(BaseModel):
     affinity: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     timeout: Annotated[float, Field(gt=0)] = 600.0
     profile: bool = False
+
+    def check_here(self, device: str) -> None:
+        """Raise InputError where this machine cannot measure so; before anything long is begun."""
+        if self.profile and device != "cpu":
+            raise InputError(
+                f"benchmark.profile: on '{device}' the profiler sees when kernels are started, not "
+                "how long they take; leave it out, or use --device cpu."
+            )
+        if self.affinity is None:
+            return
+        if not hasattr(os, "sched_setaffinity"):
+            raise InputError("affinity: this system cannot pin a process to CPUs; leave it out.")
+        allowed = os.sched_getaffinity(0)
+        if missing := sorted(set(self.affinity) - allowed):
+            raise InputError(
+                f"affinity: CPUs {missing} are not among those allowed here: {sorted(allowed)}."
+            )
 
     @field_validator("batch", "threads", "affinity", mode="before")
     @classmethod

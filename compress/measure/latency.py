@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compress.errors import InputError
 from compress.measure.config import BenchConfig
 from compress.measure.measured import CONTROL, Beside, Cell, Measured
 from compress.measure.processes import ArmFailed, run_worker
@@ -19,7 +17,7 @@ from compress.progress import Progress, quiet
 from compress.report.measure_schema import Noise, RawWorker
 from compress.runtime.interface import Target
 
-__all__ = ["CONTROL", "Batches", "Cell", "Measured", "check_affinity", "measure", "measure_memory"]
+__all__ = ["CONTROL", "Batches", "Cell", "Measured", "measure", "measure_memory"]
 
 #: Gives the samples of one call, for a batch size.
 Batches = Callable[[int], tuple[npt.NDArray[Any], ...]]
@@ -52,9 +50,9 @@ def measure(
 
     Raises:
         WorkerFailed: a process died, hung, or could not load an arm; the arm is named.
-        InputError: this machine does not have the CPUs of `config.affinity`.
+        InputError: see `BenchConfig.check_here`.
     """
-    check_affinity(config)
+    config.check_here(device)
     named = _named(arms)
     baseline = named[0]
     if config.control:
@@ -108,19 +106,6 @@ def measure_memory(
                     raise failure.error([name], by_cause=failed is not None) from None
                 failed[name] = failure.reason
     return found
-
-
-def check_affinity(config: BenchConfig) -> None:
-    """Raise InputError unless workers can be pinned to the CPUs that are asked for."""
-    if config.affinity is None:
-        return
-    if not hasattr(os, "sched_setaffinity"):
-        raise InputError("affinity: this system cannot pin a process to CPUs; leave it out.")
-    allowed = os.sched_getaffinity(0)
-    if missing := sorted(set(config.affinity) - allowed):
-        raise InputError(
-            f"affinity: CPUs {missing} are not among those allowed here: {sorted(allowed)}."
-        )
 
 
 class _Found:

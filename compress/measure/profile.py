@@ -14,7 +14,6 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 from pydantic import BaseModel, ConfigDict, Field
 
-from compress.errors import InputError
 from compress.measure.config import BenchConfig, Count
 from compress.measure.latency import Batches
 from compress.measure.precision import node_precision, tensor_text
@@ -50,22 +49,15 @@ def bench_profiles(
     config: BenchConfig,
     *,
     inputs: Batches | None,
-    device: str,
     progress: Progress = quiet,
 ) -> dict[str, Profile]:
     """The profiles that a benchmark asks for; none where it does not.
 
     Raises:
-        InputError: the device is not the CPU.
         WorkerFailed: see `profile`.
     """
     if not config.profile:
         return {}
-    if device != "cpu":
-        raise InputError(
-            f"benchmark.profile: on '{device}' the profiler sees when kernels are started, not how "
-            "long they take; leave it out, or use --device cpu."
-        )
     settings = ProfileConfig(
         batch=config.batch[0], threads=config.threads[0], timeout=config.timeout
     )

@@ -12,7 +12,7 @@ from compress.data.references import load_task
 from compress.errors import InputError
 from compress.export.graph import load_onnx
 from compress.measure.config import BenchConfig
-from compress.measure.latency import Batches, Measured, check_affinity, measure, measure_memory
+from compress.measure.latency import Batches, Measured, measure, measure_memory
 from compress.measure.machine import machine
 from compress.measure.profile import bench_profiles
 from compress.measure.quality import feeds
@@ -60,7 +60,7 @@ def bench(
         WorkerFailed: the first arm cannot be measured.
     """
     artifacts, runtimes = _artifacts(paths)
-    check_affinity(config)
+    config.check_here(device)
     targets = {name: target_of(artifacts[name], runtimes[name]) for name in artifacts}
     task = load_task(data) if data else None
     rows = feeds(task.validation) if task else None
@@ -71,7 +71,7 @@ def bench(
     artifacts = {name: artifacts[name] for name in artifacts if name not in failed}
     arms, scores = describe(artifacts, task, config, device, seed, progress, out, runtimes)
     plain = {name: made.onnx for name, made in artifacts.items() if runtimes[name] == "onnxruntime"}
-    profiles = bench_profiles(plain, config, inputs=rows, device=device, progress=progress)
+    profiles = bench_profiles(plain, config, inputs=rows, progress=progress)
     arms = [
         arm.model_copy(
             update={

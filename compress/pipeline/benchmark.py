@@ -123,7 +123,6 @@ def benchmark(
         {name: timed[name] for name in dict.fromkeys([baseline, final])},
         config,
         inputs=rows,
-        device=context.device,
         progress=context.progress,
     )
     arms = [arm.model_copy(update={"profile": profiles.get(arm.name)}) for arm in arms]

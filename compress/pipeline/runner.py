@@ -79,6 +79,7 @@ def run(
     Raises:
         CompressError: a stage failed; the stages before it are kept.
     """
+    recipe.stages[-1].config.check_here(device)
     session = _Session(recipe, out, device, progress)
     made: dict[str, Artifact] = {}
     reused = 0

@@ -11,6 +11,8 @@ import json
 from typing import Any
 
 from compress.report.gains import batches, comparison, latency_gain, report_metric
+from compress.report.gate_table import promise_name
+from compress.report.gates_schema import Promise
 from compress.report.record import Interval
 from compress.report.schema import Arm, Report
 from compress.report.subject import judged_arms, machine_class
@@ -27,15 +29,32 @@ def render_benchmark_action(report: Report) -> str:
     """The list as JSON, ending in a newline.
 
     Latency is candidate / baseline; bytes, parameters and MACs are the model's own; quality is the
-    paired drop on the test split, below 0 where the model is better than its baseline.
+    paired drop on the test split, below 0 where the model is better than its baseline. Of a gate
+    file it is the figure of every gate with an upper bound, against the model that the gate names.
     """
+    if report.promises:
+        entries = [_promise(entry) for entry in report.promises if _smaller_is_better(entry)]
+        return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
     arms = judged_arms(report)
-    entries: list[_Entry] = []
+    entries = []
     for arm in arms:
         prefix = f"{arm.name}: " if len(arms) > 1 else ""
         found = [*_latencies(report, arm), *_costs(arm), *_drop(report, arm)]
         entries += [{**entry, "name": prefix + entry["name"]} for entry in found]
     return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+
+
+def _smaller_is_better(entry: Promise) -> bool:
+    return entry.value is not None and entry.promised.startswith("at most")
+
+
+def _promise(entry: Promise) -> _Entry:
+    """One gate of a gate file; its bound is part of the name, for it may change with the file."""
+    assert entry.value is not None
+    name = f"{promise_name(entry)}, {entry.promised}"
+    ratio = entry.metric in ("latency", "size", "parameters", "macs") and entry.baseline
+    unit = "ratio" if ratio else entry.metric
+    return _entry(name, unit, entry.value, entry.interval, entry.outcome)
 
 
 def _latencies(report: Report, arm: Arm) -> list[_Entry]:

@@ -18,12 +18,13 @@ _CLASS = ("processor", "architecture", "cores", "instruction_sets")
 def judged_arms(report: Report) -> list[Arm]:
     """The models that a report is about, beside its baseline.
 
-    The candidate of a check, the final model of a run, every other arm of a benchmark; the baseline
-    itself where there is nothing else.
+    The candidate of a check, the models that a gate file judges, the final model of a run, every
+    other arm of a benchmark; the baseline itself where there is nothing else.
     """
     if report.gate is not None:
-        names = dict.fromkeys(entry.candidate for entry in report.comparisons)
-        return [report.arm(name) for name in names]
+        judged = [entry.candidate for entry in report.comparisons]
+        judged += [entry.candidate for entry in report.promises]
+        return [report.arm(name) for name in dict.fromkeys(judged)]
     final = find_arm(report, report.final)
     if final is not None:
         return [final]
@@ -33,7 +34,7 @@ def judged_arms(report: Report) -> list[Arm]:
 
 def machine_class(machine: Mapping[str, Any]) -> str:
     """Processor, cores and instruction sets in words; ratios hold within one such class."""
-    processor = machine.get("processor") or machine.get("cpu") or machine.get("architecture")
+    processor = machine.get("processor") or machine.get("architecture")
     cores = machine.get("cores")
     words = [str(processor or "unknown processor")]
     words += [plural(cores, "core")] if isinstance(cores, int) else []
@@ -47,7 +48,7 @@ def machine_fingerprint(report: Report) -> str:
     Beside the class it covers memory, system, device, and every package that takes part.
     """
     machine = report.machine
-    names = (*_CLASS, "cpu", "memory_bytes", "system", "python", "versions")
+    names = (*_CLASS, "memory_bytes", "system", "python", "versions")
     facts: dict[str, Any] = {name: machine.get(name) for name in names}
     facts["devices"] = sorted({f"{arm.runtime} {arm.device}" for arm in report.arms})
     text = json.dumps(facts, sort_keys=True, default=str)

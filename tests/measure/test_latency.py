@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -177,22 +178,8 @@ def test_data_that_does_not_fit_is_told_of_the_arm(model: Path):
         measure_memory({"a": model}, SMALL, failed=failed, **settings)
 
 
-def out_of_range(path: Path) -> Path:
-    """A model that loads, and fails on every input: it takes the ninth of four columns."""
-    given, made = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in (("v0", ["n", 4]), ("v1", ["n", 1]))
-    )
-    place = numpy_helper.from_array(np.array([9]), "place")
-    node = helper.make_node("Gather", ["v0", "place"], ["v1"], axis=1)
-    graph = helper.make_graph([node], "g", [given], [made], [place])
-    opset = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
-    return path
-
-
 def test_an_arm_that_fails_is_left_out_and_the_others_go_on(model: Path, tmp_path: Path):
-    bad = out_of_range(tmp_path / "bad.onnx")
+    bad = tiny.out_of_range(tmp_path / "bad.onnx", "v0", (4,))
     arms = {"good": model, "bad": bad, "other": model}
     measured = measure(arms, SMALL, keep_going=True)
     assert set(measured.arms()) == {"good", "other", CONTROL}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -251,9 +250,7 @@ def test_the_idle_model_is_what_it_says():
 
 def test_a_benchmark_profiles_only_where_asked(tmp_path: Path, trained_onnx: Path):
     arms = {"a": trained_onnx}
-    off: Callable = lambda **more: bench_profiles(  # noqa: E731
-        arms, BenchConfig(**more), inputs=None, device="cuda"
-    )
-    assert off() == {}
+    assert bench_profiles(arms, BenchConfig(), inputs=None) == {}
+    BenchConfig(profile=True).check_here("cpu")
     with pytest.raises(InputError, match=r"^benchmark\.profile: on 'cuda' the profiler sees when"):
-        off(profile=True)
+        BenchConfig(profile=True).check_here("cuda")

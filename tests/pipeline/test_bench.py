@@ -5,45 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+import tiny
 
-from compress.artifact import ONNX, WEIGHTS, Card, finish, writing
+from compress.artifact import WEIGHTS
 from compress.errors import InputError, ShapeMismatch, UnknownName, WorkerFailed
 from compress.measure.config import BenchConfig
 from compress.measure.measured import from_report
-from compress.models.references import ModelSpec
 from compress.pipeline.bench import bench
 from compress.report import load_report, render_html, render_markdown
 
 QUICK = BenchConfig(batch=(1,), threads=(1,), workers=1, rounds=2, block_ms=0.1, warm_up_s=0.002)
-
-
-@pytest.fixture
-def base(trained: nn.Module, tiny_spec: ModelSpec, trained_onnx: Path, tmp_path: Path) -> Path:
-    """The trained model of all tests as an artifact."""
-    with writing(tmp_path / "base") as scratch:
-        shutil.copyfile(trained_onnx, scratch / ONNX)
-        card = Card(kind="train", name="train", task="tiny:task", key="base", model=tiny_spec)
-        finish(scratch, card, trained)
-    return tmp_path / "base"
-
-
-def broken(path: Path) -> Path:
-    """A model that takes the task's images and asks for a row that they do not have."""
-    given, made = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in (("x", ["n", 1, 12, 12]), ("y", ["n", 1, 1, 12]))
-    )
-    place = numpy_helper.from_array(np.array([99]), "place")
-    node = helper.make_node("Gather", ["x", "place"], ["y"], axis=2)
-    graph = helper.make_graph([node], "g", [given], [made], [place])
-    opset = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
-    return path
 
 
 def test_one_model_on_several_runtimes(base: Path, tmp_path: Path):
@@ -75,7 +47,7 @@ def test_openvino_beside_onnxruntime(trained_onnx: Path):
 
 
 def test_an_arm_that_fails_is_left_out_with_a_note(trained_onnx: Path, tmp_path: Path):
-    bad, copy = broken(tmp_path / "bad.onnx"), tmp_path / "copy.onnx"
+    bad, copy = tiny.out_of_range(tmp_path / "bad.onnx"), tmp_path / "copy.onnx"
     shutil.copyfile(trained_onnx, copy)
     report = bench([trained_onnx, bad, copy], QUICK, out=tmp_path / "out")
     assert [arm.name for arm in report.arms] == [str(trained_onnx), str(copy)]
@@ -87,7 +59,7 @@ def test_an_arm_that_fails_is_left_out_with_a_note(trained_onnx: Path, tmp_path:
 
 
 def test_the_baseline_cannot_be_left_out(trained_onnx: Path, tmp_path: Path):
-    bad = broken(tmp_path / "bad.onnx")
+    bad = tiny.out_of_range(tmp_path / "bad.onnx")
     with pytest.raises(WorkerFailed, match=r"measuring .*bad\.onnx: "):
         bench([bad, trained_onnx], QUICK)
     with pytest.raises(ShapeMismatch, match="the data is"):

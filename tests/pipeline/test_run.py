@@ -105,6 +105,20 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
+def test_what_this_machine_cannot_measure_is_told_before_the_first_stage(tmp_path: Path):
+    with pytest.raises(InputError, match=r"affinity: CPUs \[9999\] are not among those allowed"):
+        attempt(tmp_path / "run", "benchmark.affinity=[9999]")
+    assert not (tmp_path / "run").exists()
+
+
+def test_metrics_beside_the_budget_are_told_with_their_intervals(finished: Outcome):
+    report = finished.report
+    (note,) = (note for note in report.notes if note.startswith("Beside the budget, "))
+    assert f"{report.final} against {report.baseline} on the test split" in note
+    assert "macro_f1 drop" in note
+    assert "cross_entropy rise" in note
+
+
 def test_a_stop_in_any_stage_keeps_the_finished_ones(attempts: list[Attempt]):
     answers = "teacher's answers"
     assert [entry.stopped_in for entry in attempts] == [

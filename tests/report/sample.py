@@ -191,7 +191,7 @@ def sample_report() -> Report:
         command="compress run recipes/cnn.yaml prune.macs=0.4",
         title="ResNet-20 on MNIST",
         machine={
-            "cpu": "AMD EPYC 7B13",
+            "processor": "AMD EPYC 7B13",
             "cores": 2,
             "memory_bytes": 8_200_000_000,
             "instructions": ["avx2", "fma"],

@@ -148,7 +148,8 @@ def test_a_run_is_exported_by_its_final_model_and_a_benchmark_by_all() -> None:
     assert set(entries_of(alone)) == {"File", "Parameters", "MACs, one sample"}
 
 
-def test_each_gate_of_a_gate_file_is_a_test_case() -> None:
+def gate_file_report() -> Report:
+    """Four gates on latency, one for each way to end."""
     ends = (("kept", ""), ("broken", ""), ("inconclusive", ""), ("skipped", "no avx512_vnni here"))
     promises = [
         Promise(
@@ -159,13 +160,37 @@ def test_each_gate_of_a_gate_file_is_a_test_case() -> None:
             batch=place + 1,
             promised="at most 0.5 ×",
             found="" if outcome == "skipped" else "0.61 ×",
+            value=None if outcome == "skipped" else 0.61,
             outcome=outcome,
             reason=reason,
         )
         for place, (outcome, reason) in enumerate(ends)
     ]
-    report = gated_report().model_copy(update={"promises": promises, "comparisons": []})
-    suite = suite_of(report)
+    arms = [
+        arm.model_copy(update={"name": name})
+        for arm, name in zip(gated_report().arms, ("fp32", "int8"), strict=True)
+    ]
+    update = {"promises": promises, "comparisons": [], "arms": arms, "baseline": "fp32"}
+    return gated_report().model_copy(update=update)
+
+
+def test_gates_of_a_gate_file_with_an_upper_bound_are_in_the_benchmark_list() -> None:
+    report = gate_file_report()
+    assert [arm.name for arm in judged_arms(report)] == ["int8"]
+    first, *rest = json.loads(render_benchmark_action(report))
+    assert first == {
+        "name": "int8 latency, batch 1, at most 0.5 ×",
+        "unit": "ratio",
+        "value": 0.61,
+        "extra": "kept",
+    }
+    assert len(rest) == 2  # the skipped one has no figure
+    floor = report.promises[0].model_copy(update={"promised": "at least 3"})
+    assert render_benchmark_action(report.model_copy(update={"promises": [floor]})) == "[]\n"
+
+
+def test_each_gate_of_a_gate_file_is_a_test_case() -> None:
+    suite = suite_of(gate_file_report())
     assert [case.get("name") for case in suite] == [f"int8 latency, batch {n}" for n in range(1, 5)]
     (failure,) = suite.findall("testcase/failure")
     assert failure.get("message") == "broken: at most 0.5 ×; found 0.61 ×"

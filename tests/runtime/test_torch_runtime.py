@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from compress.artifact import ONNX, Card, finish, writing
+from compress.artifact import ONNX
 from compress.data.task import Task
 from compress.errors import ArtifactError, DeviceUnavailable, ModelFileError, ShapeMismatch
-from compress.models.references import ModelSpec
 from compress.runtime.interface import open_model
 from compress.runtime.onnxruntime import Session
-
-
-@pytest.fixture
-def base(trained: nn.Module, tiny_spec: ModelSpec, trained_onnx: Path, tmp_path: Path) -> Path:
-    """The trained model of all tests as an artifact."""
-    with writing(tmp_path / "base") as scratch:
-        shutil.copyfile(trained_onnx, scratch / ONNX)
-        card = Card(kind="train", name="train", task="tiny:task", key="base", model=tiny_spec)
-        finish(scratch, card, trained)
-    return tmp_path / "base"
 
 
 def test_eager_answers_as_the_model_does(base: Path, trained: nn.Module, tiny_task: Task):
