@@ -98,7 +98,6 @@ class _Collector:
         self._source, self._observed, self._bins = source, observed, bins
         self._budget, self._pool = budget, pool
         self._inputs = observed.session.get_inputs()
-        self._runs = 0
         self._row_bytes: dict[object, int] = {}
         #: By the tensor that is looked at, those that follow from it.
         self._followers: dict[str, list[str]] = {}
@@ -194,13 +193,12 @@ class _Collector:
         return values
 
     def _count(self, values: dict[str, Array], feeds: Feeds, rows: int, number: int) -> None:
-        self._runs += 1
         filled = len(feeds[0]) if feeds and feeds[0].ndim else rows
 
         def look(name: str) -> None:
             array = values.pop(name)
             try:
-                part = Part.of(array, rows, self._runs, self._bins, filled)
+                part = Part.of(array, self._bins, rows, filled)
             except NotFiniteError:
                 raise InputError(
                     f"{self._source}: tensor '{name}' holds NaN or infinity in calibration batch "

@@ -12,6 +12,9 @@ Array = npt.NDArray[Any]
 
 #: Below this power of two a value counts as one next to zero; its reciprocal still fits fp32.
 _LEAST_EXPONENT = -100
+#: Values that are counted at once, so that all steps find them in the cache: `np.histogram` takes
+#: five times as long.
+_AT_ONCE = 2**15
 
 
 class Histogram:
@@ -54,24 +57,24 @@ class Histogram:
         """(2 · bins + 1,), ascending."""
         return np.arange(-self.bins, self.bins + 1, dtype=np.float64) * np.float64(self.width)
 
-    def add(self, values: Array, weight: int = 1) -> None:
+    def add(self, values: Array) -> None:
         """Count values.
 
         Args:
             values: (n,), finite floating-point numbers.
-            weight: how many values each of them stands for.
         """
         if not values.size:
             return
         self.grow(max(-float(values.min()), float(values.max())))
         # Scaling by a power of two is exact, so that an edge falls between the same two values
         # whatever the limit was when they came.
-        scale = self.bins / self.limit if self.limit else 0.0
-        places = np.multiply(values, np.float32(scale), dtype=np.float32)
-        np.floor(places, out=places)
-        indices = places.astype(np.intp)
-        indices += self.bins
-        self.counts += weight * np.bincount(indices, minlength=len(self.counts))
+        scale = np.float32(self.bins / self.limit if self.limit else 0.0)
+        for at in range(0, values.size, _AT_ONCE):
+            places = np.multiply(values[at : at + _AT_ONCE], scale, dtype=np.float32)
+            np.floor(places, out=places)
+            indices = places.astype(np.intp)
+            indices += self.bins
+            self.counts += np.bincount(indices, minlength=len(self.counts))
 
     def grow(self, magnitude: float) -> None:
         """Make room for values of this magnitude."""
@@ -100,6 +103,20 @@ class Histogram:
             widened.grow(self.limit / 2)
             counts = widened.counts
         self.counts += counts
+
+    @property
+    def mean(self) -> float:
+        """Of all values, each taken to be the centre of its bin; 0 for none."""
+        return self._moment(1)
+
+    @property
+    def power(self) -> float:
+        """Mean of all squares, each value taken to be the centre of its bin; 0 for none."""
+        return self._moment(2)
+
+    def _moment(self, order: int) -> float:
+        centres = self.edges[:-1] + self.width / 2
+        return float(self.counts @ centres**order) / max(1, int(self.counts.sum()))
 
     def positive(self) -> Histogram:
         """The histogram of max(value, 0), which is what ReLU gives."""

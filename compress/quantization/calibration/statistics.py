@@ -29,8 +29,6 @@ _NUMBERS = (
     "average_low",
     "average_high",
     "batches",
-    "total",
-    "squares",
 )
 _INTEGERS = {"count", "masked", "batches"}
 

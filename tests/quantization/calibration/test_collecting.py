@@ -59,8 +59,6 @@ def test_statistics_are_those_of_all_activations_however_they_are_run(model: Pat
         limit = tensor.histogram.limit
         counts, _ = np.histogram(values.astype(np.float64), 4096, (-limit, limit))
         np.testing.assert_array_equal(tensor.histogram.counts, counts)
-        assert tensor.total == values.sum(dtype=np.float64)
-        assert tensor.squares == (values.astype(np.float64) ** 2).sum()
         means = [np.mean([part.min() for part in expected[name]])]
         means += [np.mean([part.max() for part in expected[name]])]
         np.testing.assert_allclose((tensor.average_low, tensor.average_high), means)

@@ -103,10 +103,18 @@ def test_the_whole_of_single_precision_has_a_place(value: np.float32):
     assert np.isfinite(found.edges).all()
 
 
-def test_a_weight_counts_a_value_as_often():
-    found = Histogram(2)
-    found.add(np.float32([0.5, -0.5]), 3)
-    assert found.counts.tolist() == [0, 3, 0, 3]
+def test_many_values_are_counted_as_few_are():
+    values = np.random.default_rng(0).standard_normal(100_001).astype(np.float32)
+    once, parts = counted([values]), counted(list(np.array_split(values, 50)))
+    np.testing.assert_array_equal(once.counts, parts.counts)
+
+
+def test_mean_and_power_are_those_of_the_values_but_for_a_bin():
+    values = np.random.default_rng(0).normal(1.0, 2.0, 10_000).astype(np.float32)
+    found = counted([values], bins=2048)
+    assert found.mean == pytest.approx(values.mean(), abs=found.width / 2)
+    assert found.power == pytest.approx((values.astype(np.float64) ** 2).mean(), rel=1e-3)
+    assert (Histogram().mean, Histogram().power) == (0, 0)
 
 
 def test_half_precision_is_counted_as_single():
