@@ -7,9 +7,12 @@ nothing: static int8 leaves an LSTM as it is; onnxruntime has an int8 kernel for
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from compress.export.graph import load_onnx
+from compress.quantization.calibration.shared import Calibration
+from compress.quantization.calibration.statistics import Ranges
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.fusion import fuse
@@ -42,22 +45,24 @@ def makers(
     convolutions, recurrent = "Conv" in kinds, bool({"LSTM", *_STEPPED} & set(kinds))
     many = sum(kinds.count(kind) for kind in _PRODUCTS) >= _MANY
     found: dict[str, Maker] = {}
+    calibration = Calibration(samples, config)
+    ranges = partial(calibration.ranges, prepared)
     fused = folder / "fused.onnx"
     is_fused = config.method == "best" and fuse(prepared, fused, samples[0])
     if config.method == "static" or (config.method == "best" and (convolutions or many)):
-        found |= _static(prepared, samples, config, convolutions=convolutions)
+        found |= _static(prepared, ranges, config, convolutions=convolutions)
     if config.method == "best" and convolutions and (recurrent or many):
         found["static convolutions, the rest dynamic"] = lambda path: _both(
-            prepared, folder, path, samples, config
+            prepared, folder, path, ranges, config
         )
     if config.method in ("best", "dynamic"):
         found["dynamic"] = lambda path: quantize_dynamic_int8(
             prepared, path, per_channel=config.per_channel
         )
     if is_fused and many:
-        found["static, fused"] = _static(fused, samples, config, convolutions=convolutions)[
-            "static"
-        ]
+        fused_ranges = partial(calibration.ranges, fused, rewritten_from=prepared)
+        makers_of_fused = _static(fused, fused_ranges, config, convolutions=convolutions)
+        found["static, fused"] = makers_of_fused["static"]
         found["dynamic, fused"] = lambda path: quantize_dynamic_int8(
             fused, path, per_channel=config.per_channel
         )
@@ -77,31 +82,35 @@ def makers(
 
 
 def _static(
-    prepared: Path, samples: list[Feeds], config: QuantizeConfig, *, convolutions: bool
+    prepared: Path, ranges: Callable[[], Ranges], config: QuantizeConfig, *, convolutions: bool
 ) -> dict[str, Maker]:
     if not convolutions:
         # The pieces between products lose accuracy in int8, and time to be converted.
         return {
             "static": lambda path: quantize_static_int8(
-                prepared, path, samples, config, kinds=_PRODUCTS
+                prepared, path, ranges(), config, kinds=_PRODUCTS
             )
         }
     found: dict[str, Maker] = {
-        "static": lambda path: quantize_static_int8(prepared, path, samples, config)
+        "static": lambda path: quantize_static_int8(prepared, path, ranges(), config)
     }
     first = next(node.name for node in load_onnx(prepared).graph.node if node.op_type == "Conv")
     if config.method == "best":
         # Few input channels: too little work for the int8 kernel, which then costs time.
         found["static, first convolution fp32"] = lambda path: quantize_static_int8(
-            prepared, path, samples, config, keep_fp32=(first,)
+            prepared, path, ranges(), config, keep_fp32=(first,)
         )
     return found
 
 
 def _both(
-    prepared: Path, folder: Path, target: Path, samples: list[Feeds], config: QuantizeConfig
+    prepared: Path,
+    folder: Path,
+    target: Path,
+    ranges: Callable[[], Ranges],
+    config: QuantizeConfig,
 ) -> None:
     """Convolutions by calibration, then LSTM and products by the range of each call."""
     half = folder / "static-convolutions.onnx"
-    quantize_static_int8(prepared, half, samples, config, kinds=("Conv",))
+    quantize_static_int8(prepared, half, ranges(), config, kinds=("Conv",))
     quantize_dynamic_int8(half, target)

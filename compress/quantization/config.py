@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class QuantizeConfig(BaseModel):
@@ -15,9 +15,17 @@ class QuantizeConfig(BaseModel):
             run time), "weight-only" (int8 weights in the file, fp32 arithmetic), or "best", which
             builds all that the model's operators can gain from, see `quantization.candidates`, and
             keeps the fastest within the budget, the smallest among equals.
-        calibration: how activation ranges are found for "static".
+        calibration: how activation ranges are found for "static": the least and largest value
+            ("minmax"), their average over batches ("moving-average"), what is left when the rarest
+            are cut off ("percentile"), the range that loses least information ("entropy") or whose
+            squared error is least ("mse").
+        percentile: share of the values that "percentile" keeps, in percent.
         samples: training samples that calibrate.
         activations: type of quantized activations; "uint8" fits the CPU's VNNI instructions.
+        weights: type of static weights; "uint8" with "uint8" activations does not saturate on CPUs
+            without VNNI, and is slower elsewhere.
+        reduce_range: static weights of 7 bits, so that sums of 16 bits do not saturate on CPUs
+            without VNNI.
         per_channel: a scale for each output channel of a weight instead of one for the tensor; for
             "static" and "dynamic".
         keep_fp32: names of ONNX nodes that static quantization leaves as they are.
@@ -26,8 +34,20 @@ class QuantizeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["best", "static", "dynamic", "weight-only"] = "best"
-    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+    calibration: Literal["minmax", "moving-average", "percentile", "entropy", "mse"] = "minmax"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     samples: Annotated[int, Field(ge=1)] = 256
     activations: Literal["uint8", "int8"] = "uint8"
+    weights: Literal["int8", "uint8"] = "int8"
+    reduce_range: bool = False
     per_channel: bool = True
     keep_fp32: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_known_to_onnxruntime(self) -> Self:
+        if self.activations == "int8" and self.weights == "uint8":
+            raise ValueError(
+                "activations int8 with weights uint8: onnxruntime has no such operators; "
+                "expected weights=int8, or activations=uint8"
+            )
+        return self

@@ -1,73 +1,127 @@
-"""Static int8 quantization as QDQ by onnxruntime: weights, and activations by calibration."""
+"""Static int8 quantization as QDQ by onnxruntime: weights, and activations by calibrated ranges.
+
+onnxruntime's `quantize_static` calibrates anew for each file that it writes. Here its writer alone
+is used, on ranges that `compress.quantization.calibration` found once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
+from onnx import ModelProto, TensorProto
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import (
+    compute_data_quant_params,
+    quantize_nparray,
+    save_and_reload_model_with_shape_infer,
 )
 
 from compress.errors import UnknownName
+from compress.quantization.calibration.observed import STATIC_KINDS
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.preprocess import inside_scratch_folder
-from compress.runtime.onnxruntime import Feeds
 
-_METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "entropy": CalibrationMethod.Entropy,
-    "percentile": CalibrationMethod.Percentile,
-}
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, names: list[str], batches: list[Feeds]) -> None:
-        self._feeds = iter([dict(zip(names, feeds, strict=True)) for feeds in batches])
-
-    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
-        return next(self._feeds, None)
+_FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+#: Above it a model does not fit one protobuf message.
+_LARGEST = 2**31 - 2**20
 
 
 def quantize_static_int8(
     source: Path,
     target: Path,
-    samples: list[Feeds],
+    ranges: Mapping[str, tuple[float, float]],
     config: QuantizeConfig,
     keep_fp32: tuple[str, ...] = (),
     kinds: tuple[str, ...] = (),
 ) -> None:
     """Write a QDQ copy of a preprocessed ONNX file.
 
+    A node that reads or writes a tensor without a range stays as it is.
+
     Args:
-        samples: calibration batches, each one array for each of the model's inputs.
+        ranges: by tensor, the least and the largest value that int8 holds; see `calibration`.
+        config: the types of activations and weights, `per_channel` and `reduce_range`.
         keep_fp32: names of nodes to leave as they are, besides the configuration's.
         kinds: operator types to quantize; all that onnxruntime knows where left out.
+
+    Raises:
+        UnknownName: no node of a name in the configuration's `keep_fp32`.
     """
     source, target = source.absolute(), target.absolute()
-    graph = onnx.load(source).graph
-    names, nodes = [value.name for value in graph.input], [node.name for node in graph.node]
-    for unknown in set(config.keep_fp32) - set(nodes):
-        raise UnknownName("node (keep_fp32)", unknown, filter(None, nodes))
-    with inside_scratch_folder() as scratch:
-        result = scratch / "static.onnx"
-        quantize_static(
-            str(source),
-            str(result),
-            _Reader(names, samples),
-            quant_format=QuantFormat.QDQ,
-            activation_type=_TYPES[config.activations],
-            weight_type=QuantType.QInt8,
-            per_channel=config.per_channel,
-            calibrate_method=_METHODS[config.calibration],
-            op_types_to_quantize=list(kinds) or None,
-            nodes_to_exclude=[*config.keep_fp32, *keep_fp32],
+    with inside_scratch_folder():
+        model = save_and_reload_model_with_shape_infer(onnx.load(source))
+        nodes = [node.name for node in model.graph.node]
+        for unknown in set(config.keep_fp32) - set(nodes):
+            raise UnknownName("node (keep_fp32)", unknown, filter(None, nodes))
+        kept = [*config.keep_fp32, *keep_fp32, *_without_range(model, ranges)]
+        quantizer = QDQQuantizer(
+            model,
+            config.per_channel,
+            config.reduce_range,
+            _TYPES[config.weights],
+            _TYPES[config.activations],
+            _tensors_data(model, ranges),
+            [],
+            kept,
+            list(kinds or sorted(STATIC_KINDS)),
+            {},
         )
-        target.write_bytes(result.read_bytes())
+        quantizer.quantize_model()
+        large = quantizer.model.model.ByteSize() > _LARGEST
+        quantizer.model.save_model_to_file(str(target), large)
+
+
+def _types(model: ModelProto) -> dict[str, Any]:
+    """Names of all tensors known to be floating-point, and their numpy type; no constants."""
+    graph = model.graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    found = {value.name: _FLOATS.get(value.type.tensor_type.elem_type) for value in values}
+    constant = {tensor.name for tensor in graph.initializer}
+    return {name: kind for name, kind in found.items() if kind and name not in constant}
+
+
+def _without_range(model: ModelProto, ranges: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    """Nodes that cannot be quantized for want of a range; nameless ones get a name."""
+    missing = set(_types(model)) - set(ranges)
+    for place, node in enumerate(model.graph.node):
+        if not missing.isdisjoint((*node.input, *node.output)):
+            node.name = node.name or f"kept_{place}"
+            yield node.name
+
+
+def _tensors_data(model: ModelProto, ranges: Mapping[str, tuple[float, float]]) -> TensorsData:
+    types, found = _types(model), {}
+    for name, (low, high) in ranges.items():
+        kind = types.get(name, np.float32)
+        lowest, highest = (np.array(bound, dtype=kind) for bound in (low, high))
+        found[name] = TensorData(lowest=lowest, highest=highest)
+    return TensorsData(CalibrationMethod.MinMax, found)
+
+
+def rounded(weight: npt.NDArray[np.float32], axis: int, config: QuantizeConfig) -> Any:
+    """The values that a weight has after `quantize_static_int8`, in its own shape.
+
+    Args:
+        axis: of the output channels.
+    """
+    if not config.per_channel:
+        return _rounded(weight, config, symmetric=config.weights == "int8")
+    parts = [_rounded(part, config, symmetric=True) for part in np.moveaxis(weight, axis, 0)]
+    return np.moveaxis(np.stack(parts), 0, axis)
+
+
+def _rounded(values: npt.NDArray[np.float32], config: QuantizeConfig, *, symmetric: bool) -> Any:
+    kind = _TYPES[config.weights].tensor_type
+    zero, scale = compute_data_quant_params(
+        values.ravel(), kind, symmetric, reduce_range=config.reduce_range
+    )
+    stored = quantize_nparray(kind, values, scale, zero)
+    return (stored.astype(np.float32) - zero.astype(np.float32)) * scale

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -171,15 +171,18 @@ class Session:
 
     def check(self, feeds: Feeds) -> None:
         """Raise ShapeMismatch unless the model takes arrays of these shapes and types."""
-        fits = len(feeds) == len(self.inputs)
-        for entry, feed in zip(self.inputs, feeds, strict=False):
-            sizes = zip(entry.shape, feed.shape, strict=False)
-            fits &= len(entry.shape) == feed.ndim
-            fits &= feed.dtype == _TYPES.get(entry.type, np.float32)
-            fits &= all(not isinstance(want, int) or want == found for want, found in sizes)
-        if not fits:
-            expected = [f"{entry.name} {entry.type} {entry.shape}" for entry in self.inputs]
-            given = [f"{feed.dtype} {list(feed.shape)}" for feed in feeds]
-            raise ShapeMismatch(
-                f"{self.file}: takes {', '.join(expected)}, the data is {', '.join(given)}."
-            )
+        check_feeds(self.file, self.inputs, feeds)
+
+
+def check_feeds(file: Path, inputs: Sequence[ort.NodeArg], feeds: Feeds) -> None:
+    """Raise ShapeMismatch unless inputs of a session take arrays of these shapes and types."""
+    fits = len(feeds) == len(inputs)
+    for entry, feed in zip(inputs, feeds, strict=False):
+        sizes = zip(entry.shape, feed.shape, strict=False)
+        fits &= len(entry.shape) == feed.ndim
+        fits &= feed.dtype == _TYPES.get(entry.type, np.float32)
+        fits &= all(not isinstance(want, int) or want == found for want, found in sizes)
+    if not fits:
+        expected = [f"{entry.name} {entry.type} {entry.shape}" for entry in inputs]
+        given = [f"{feed.dtype} {list(feed.shape)}" for feed in feeds]
+        raise ShapeMismatch(f"{file}: takes {', '.join(expected)}, the data is {', '.join(given)}.")

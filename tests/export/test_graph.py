@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from compress.data.task import Task
 from compress.errors import ModelFileError
 from compress.export.graph import load_onnx, operators, precision, shorten_names, strip
+from compress.quantization.calibration import collect
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.preprocess import preprocess
@@ -112,7 +113,8 @@ def test_operators_of_a_graph_that_only_moves_values():
 
 def test_operators_of_a_static_model(prepared: Path, tmp_path: Path, tiny_task: Task):
     path = tmp_path / "static.onnx"
-    quantize_static_int8(prepared, path, [(tiny_task.train.inputs[:32].numpy(),)], QuantizeConfig())
+    ranges = collect(prepared, [(tiny_task.train.inputs[:32].numpy(),)]).ranges()
+    quantize_static_int8(prepared, path, ranges, QuantizeConfig())
     counts = operators(onnx.load(path))
     assert counts == {kind: {"int8 (static)": number} for kind, number in WHOLE.items()}
     assert precision(counts) == "int8 (static)"
@@ -121,7 +123,8 @@ def test_operators_of_a_static_model(prepared: Path, tmp_path: Path, tiny_task: 
 def test_operators_of_a_mixed_model(prepared: Path, tmp_path: Path, tiny_task: Task):
     first = next(node.name for node in onnx.load(prepared).graph.node if node.op_type == "Conv")
     path, rows = tmp_path / "static.onnx", tiny_task.train.inputs[:32].numpy()
-    quantize_static_int8(prepared, path, [(rows,)], QuantizeConfig(), keep_fp32=(first,))
+    ranges = collect(prepared, [(rows,)]).ranges()
+    quantize_static_int8(prepared, path, ranges, QuantizeConfig(), keep_fp32=(first,))
     counts = operators(onnx.load(path))
     assert counts == {"Conv": {"fp32": 1, "int8 (static)": 5}, "Gemm": {"int8 (static)": 1}}
     assert precision(counts) == "int8 (static)"
@@ -218,7 +221,7 @@ def test_a_real_model_gets_smaller_and_answers_bit_identically(
     prepared: Path, tmp_path: Path, tiny_task: Task
 ):
     path, rows = tmp_path / "static.onnx", tiny_task.train.inputs[:32].numpy()
-    quantize_static_int8(prepared, path, [(rows,)], QuantizeConfig())
+    quantize_static_int8(prepared, path, collect(prepared, [(rows,)]).ranges(), QuantizeConfig())
     model = onnx.load(path)
     expected, size = Session(path).run(rows), path.stat().st_size
     onnx.save(shorten_names(strip(model)), path)

@@ -271,6 +271,7 @@ def test_settings_of_one_stage_are_checked_alike():
         check_settings("quantize", {"samples": 0, "sample": 3})
     assert str(caught.value) == (
         "settings: quantize.samples: Input should be greater than or equal to 1, found 0.\n"
-        "settings: quantize: no setting 'sample'. Known: method, calibration, samples, "
-        "activations, per_channel, keep_fp32. Did you mean 'samples'?"
+        "settings: quantize: no setting 'sample'. Known: method, calibration, "
+        "percentile, samples, activations, weights, reduce_range, per_channel, keep_fp32. "
+        "Did you mean 'samples'?"
     )

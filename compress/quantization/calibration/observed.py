@@ -1,0 +1,159 @@
+"""Which tensors of a graph need a range, and the session that gives them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+from onnx import ModelProto, NodeProto, ValueInfoProto
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+from compress.errors import ModelFileError, UnknownName
+
+#: All operators that onnxruntime's static quantization knows.
+STATIC_KINDS = frozenset({*QLinearOpsRegistry, *QDQRegistry})
+#: Operators that move values and change none.
+_MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+#: Above it a model does not fit one protobuf message.
+_LARGEST = 2**31 - 2**20
+_FLOATS = ("tensor(float)", "tensor(float16)")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The tensor that another one's statistics follow from.
+
+    Attributes:
+        name: of the tensor that is looked at.
+        positive: whether ReLU stands between the two.
+    """
+
+    name: str
+    positive: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A loaded model whose inner tensors can be asked for.
+
+    Attributes:
+        session: gives every tensor of `fetched`.
+        fetched: names of floating-point tensors, without inputs.
+        origins: by name, all tensors that need a range; inputs and those fetched are their own.
+    """
+
+    session: ort.InferenceSession
+    fetched: list[str]
+    origins: dict[str, Origin]
+
+
+def observe(
+    source: Path, *, kinds: Collection[str], channels: Collection[str], threads: int
+) -> Observed:
+    """Load a model so that it gives what calibration needs.
+
+    Args:
+        kinds: operators whose inputs and outputs need a range.
+        channels: tensors that are looked at by themselves, not through their origin.
+        threads: of onnxruntime; 0 for all cores.
+
+    Raises:
+        ModelFileError: the file is missing, damaged, or onnxruntime cannot run it.
+        UnknownName: no tensor of a name in `channels`.
+    """
+    model = _load(source)
+    origins = _origins(model, kinds, channels)
+    made = {name for node in model.graph.node for name in node.output}
+    wanted = {origin.name for origin in origins.values()} & made
+    declared = {value.name for value in model.graph.output}
+    # Without a type: onnxruntime infers it, also where the file does not declare it.
+    model.graph.output.extend(ValueInfoProto(name=name) for name in sorted(wanted - declared))
+    session = _open(source, model, threads)
+    entries = [*session.get_inputs(), *session.get_outputs()]
+    floats = {entry.name for entry in entries if entry.type in _FLOATS}
+    origins = {name: origin for name, origin in origins.items() if origin.name in floats}
+    return Observed(session, sorted(wanted & floats), origins)
+
+
+def tensors_needed(source: Path) -> set[str]:
+    """Names of all tensors that static quantization may ask a range of."""
+    return set(_origins(_load(source), STATIC_KINDS, ()))
+
+
+def tensors_made(source: Path) -> set[str]:
+    """Names of all tensors that a file computes or takes."""
+    graph = _load(source).graph
+    return {name for node in graph.node for name in node.output} | {v.name for v in graph.input}
+
+
+def _load(source: Path) -> ModelProto:
+    if not source.is_file():
+        raise ModelFileError(f"{source}: no such file; expected an ONNX model.")
+    try:
+        return onnx.load(source)
+    except Exception as error:  # protobuf's and onnx's errors share no base
+        raise ModelFileError(f"{source}: not a valid ONNX model: {_line(error)}") from None
+
+
+def _origins(
+    model: ModelProto, kinds: Collection[str], channels: Collection[str]
+) -> dict[str, Origin]:
+    graph = model.graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    varying = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    for unknown in set(channels) - set(made_by) - varying:
+        raise UnknownName("tensor (channels)", unknown, {*made_by, *varying} - {""})
+    for node in graph.node:  # in topological order
+        if node.op_type != "Constant":
+            varying |= set(node.output)
+    needed = {*channels, *_touched(graph.node, kinds)} & varying - {""}
+    whole = frozenset(channels)
+    return {name: _origin(name, made_by, varying, whole) for name in sorted(needed)}
+
+
+def _touched(nodes: Iterable[NodeProto], kinds: Collection[str]) -> set[str]:
+    found = [node for node in nodes if node.op_type in kinds]
+    return {name for node in found for name in (*node.input, *node.output)}
+
+
+def _origin(
+    name: str, made_by: dict[str, NodeProto], varying: set[str], whole: frozenset[str]
+) -> Origin:
+    """Follow a tensor back through operators that change its values not at all, or by ReLU."""
+    positive = False
+    while name not in whole and name in made_by:
+        node = made_by[name]
+        if node.op_type not in _MOVING | {"Relu"} or node.input[0] not in varying:
+            break
+        positive |= node.op_type == "Relu"
+        name = node.input[0]
+    return Origin(name, positive)
+
+
+def _open(source: Path, model: ModelProto, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        if model.ByteSize() < _LARGEST:
+            written = model.SerializeToString()
+            model.Clear()  # a second copy of the weights, not to be held beside the session's
+            return ort.InferenceSession(written, options, providers=["CPUExecutionProvider"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "observed.onnx"
+            onnx.save(model, path, save_as_external_data=True)
+            model.Clear()
+            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes share no public base
+        raise ModelFileError(f"{source}: onnxruntime cannot load it: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,159 @@
+"""What is kept of one tensor, however many values it has over all samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.quantization.calibration.histogram import Histogram
+
+Array = npt.NDArray[Any]
+
+#: Weight of a batch in the moving average, that of torch's MovingAverageMinMaxObserver.
+MOMENTUM = 0.01
+
+
+class NotFiniteError(Exception):
+    """A tensor holds NaN or positive infinity."""
+
+
+@dataclass
+class Part:
+    """What one run shows of a tensor.
+
+    Attributes:
+        count: values that are finite.
+        masked: values that are minus infinity, as in the masked scores of attention.
+        low, high: of all finite values; infinity and minus infinity where there is none.
+        histogram: of all finite values.
+    """
+
+    count: int
+    masked: int
+    low: float
+    high: float
+    histogram: Histogram
+
+    @classmethod
+    def of(cls, values: Array, bins: int, rows: int = 0, filled: int = 0) -> Part:
+        """Look at the values of one run.
+
+        Args:
+            bins: of the histogram, on each side of zero.
+            rows, filled: samples of the run, and rows that it had, where its last ones only repeat
+                one to fill it up. They are not counted, as far as the first axis tells which they
+                are; bounds do not mind them.
+
+        Raises:
+            NotFiniteError: NaN, or positive infinity, which no mask needs.
+        """
+        low, high = _bounds(values)
+        if math.isnan(low) or (values.size and high == math.inf):
+            raise NotFiniteError
+        if rows < filled and values.ndim and len(values) == filled:
+            values = values[:rows]
+        flat, masked = values.reshape(-1), 0
+        if low == -math.inf:
+            finite = flat[np.isfinite(flat)]
+            flat, masked = finite, flat.size - finite.size
+            low, high = _bounds(flat)
+        histogram = Histogram(bins)
+        histogram.add(flat)
+        return cls(flat.size, masked, low, high, histogram)
+
+    def positive(self) -> Part:
+        """What the run shows of max(value, 0)."""
+        low, high = (max(bound, 0.0) if self.count else bound for bound in (self.low, self.high))
+        return Part(self.count, self.masked, low, high, self.histogram.positive())
+
+
+def _bounds(values: Array) -> tuple[float, float]:
+    """Least and largest; NaN twice where there is one, infinity and minus infinity for no value."""
+    if not values.size:
+        return math.inf, -math.inf
+    return float(values.min()), float(values.max())
+
+
+@dataclass
+class Channels:
+    """Of each channel along an axis.
+
+    Attributes:
+        axis: of the channels.
+        largest: (channels,), magnitudes.
+        total: (channels,), sums of all values.
+        count: values of a channel.
+    """
+
+    axis: int
+    largest: npt.NDArray[np.float64] | None = None
+    total: npt.NDArray[np.float64] | None = None
+    count: int = 0
+
+    def add(self, values: Array) -> None:
+        """Look at the values of one run."""
+        if not values.size:
+            return
+        moved = np.moveaxis(values, self.axis, 0)
+        each = moved.reshape(len(moved), -1)
+        largest = np.maximum(each.max(axis=1), -each.min(axis=1)).astype(np.float64)
+        total = each.sum(axis=1, dtype=np.float64)
+        self.largest = largest if self.largest is None else np.maximum(self.largest, largest)
+        self.total = total if self.total is None else self.total + total
+        self.count += each.shape[1]
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64] | None:
+        """(channels,); None where nothing was seen."""
+        return None if self.total is None else self.total / self.count
+
+
+@dataclass
+class TensorStatistics:
+    """One tensor over all runs.
+
+    Attributes:
+        histogram: of all finite values.
+        count: finite values.
+        masked: values that were minus infinity.
+        low, high: least and largest finite value.
+        average_low, average_high: the plain mean of the batches' over the first 1 / `MOMENTUM`,
+            from then on their exponential moving average as torch has it. (Torch's own starts at
+            the first batch, and after eight batches that is still 93 % of it.)
+        batches: in which the tensor had a value.
+        channels: where they were asked for.
+    """
+
+    histogram: Histogram
+    count: int = 0
+    masked: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    average_low: float = 0.0
+    average_high: float = 0.0
+    batches: int = 0
+    channels: Channels | None = None
+    _batch: tuple[float, float] = field(default=(math.inf, -math.inf), repr=False)
+
+    def add(self, part: Part) -> None:
+        """Count what one run shows."""
+        self.count += part.count
+        self.masked += part.masked
+        self.low, self.high = min(self.low, part.low), max(self.high, part.high)
+        self._batch = min(self._batch[0], part.low), max(self._batch[1], part.high)
+        self.histogram.merge(part.histogram)
+
+    def end_batch(self) -> None:
+        """Let the moving average follow, after the last run of a batch."""
+        low, high = self._batch
+        self._batch = (math.inf, -math.inf)
+        if low > high:
+            return
+        self.batches += 1
+        share = max(MOMENTUM, 1 / self.batches)
+        self.average_low += share * (low - self.average_low)
+        self.average_high += share * (high - self.average_high)

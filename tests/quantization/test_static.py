@@ -1,0 +1,226 @@
+"""QDQ from given ranges: against onnxruntime's own file, in every scheme, and what stays fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from pydantic import ValidationError
+from small_graphs import attention, save, value, whole
+
+from compress.data.task import Task
+from compress.errors import UnknownName
+from compress.export.graph import operators
+from compress.quantization.calibration import Ranges, collect
+from compress.quantization.calibration.shared import Calibration
+from compress.quantization.config import QuantizeConfig
+from compress.quantization.preprocess import inside_scratch_folder, preprocess
+from compress.quantization.static import quantize_static_int8
+from compress.runtime.interface import Feeds
+from compress.runtime.onnxruntime import Session
+
+STATIC = "int8 (static)"
+TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+SCHEMES = [("uint8", "int8"), ("uint8", "uint8"), ("int8", "int8")]
+
+
+@pytest.fixture(scope="module")
+def prepared(trained_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prepared") / "prepared.onnx"
+    preprocess(trained_onnx, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def batches(tiny_task: Task) -> list[Feeds]:
+    rows = tiny_task.train.inputs.numpy()
+    return [(rows[:32],), (rows[32:64],)]
+
+
+@pytest.fixture(scope="module")
+def ranges(prepared: Path, batches: list[Feeds]) -> Ranges:
+    return collect(prepared, batches).ranges()
+
+
+class Reader(CalibrationDataReader):
+    def __init__(self, path: Path, batches: list[Feeds]) -> None:
+        names = [entry.name for entry in onnx.load(path).graph.input]
+        self.feeds = iter([dict(zip(names, feeds, strict=True)) for feeds in batches])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+@pytest.mark.parametrize("kinds", [(), ("Conv",)])
+def test_the_file_is_that_of_onnxruntimes_own_calibration(
+    prepared: Path, batches: list[Feeds], ranges: Ranges, tmp_path: Path, kinds: tuple[str, ...]
+):
+    own, theirs = tmp_path / "own.onnx", tmp_path / "theirs.onnx"
+    quantize_static_int8(prepared, own, ranges, QuantizeConfig(), kinds=kinds)
+    with inside_scratch_folder():
+        quantize_static(
+            str(prepared),
+            str(theirs),
+            Reader(prepared, batches),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            calibrate_method=CalibrationMethod.MinMax,
+            op_types_to_quantize=list(kinds) or None,
+        )
+    graphs = [onnx.load(path).graph for path in (own, theirs)]
+    nodes = [sorted((n.op_type, *n.input, *n.output) for n in graph.node) for graph in graphs]
+    assert nodes[0] == nodes[1]
+    found, wanted = ({t.name: numpy_helper.to_array(t) for t in g.initializer} for g in graphs)
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert found[name].dtype == values.dtype
+        if values.dtype == np.float32:  # scales; optimizations round differently
+            np.testing.assert_allclose(found[name], values, rtol=1e-5)
+        else:
+            assert np.abs(found[name].astype(int) - values).max() <= 1
+
+
+@pytest.mark.parametrize(("activations", "weights"), SCHEMES)
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("reduce_range", [True, False])
+def test_every_scheme_loads_runs_and_agrees(
+    prepared: Path,
+    ranges: Ranges,
+    tiny_task: Task,
+    tmp_path: Path,
+    activations: str,
+    weights: str,
+    per_channel: bool,
+    reduce_range: bool,
+):
+    config = QuantizeConfig(
+        activations=activations, weights=weights, per_channel=per_channel, reduce_range=reduce_range
+    )
+    path = tmp_path / "int8.onnx"
+    quantize_static_int8(prepared, path, ranges, config)
+    model = onnx.load(path)
+    assert operators(model) == {"Conv": {STATIC: 6}, "Gemm": {STATIC: 1}}
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    stored = {n: v for n, v in tensors.items() if v.ndim > 1 and n.endswith("_quantized")}
+    assert len(stored) == 7
+    for name, values in stored.items():
+        assert values.dtype == weights
+        # Rounding may take one step more than the range has.
+        assert int(values.max()) - int(values.min()) <= (128 if reduce_range else 255)
+        scale = tensors[name.replace("_quantized", "_scale")]
+        assert scale.ndim == int(per_channel)
+    zeros = [v for n, v in tensors.items() if n.endswith("_zero_point") and v.ndim == 0]
+    assert {str(v.dtype) for v in zeros} - {"int32"} <= {activations, weights}
+    rows = tiny_task.validation.inputs.numpy()
+    found, expected = Session(path).run(rows), Session(prepared).run(rows)
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.9
+    assert not np.array_equal(found, expected)
+
+
+def test_int8_activations_with_uint8_weights_are_refused():
+    with pytest.raises(
+        ValidationError, match="onnxruntime has no such operators; expected weights"
+    ):
+        QuantizeConfig(activations="int8", weights="uint8")
+
+
+@pytest.mark.parametrize("method", ["minmax", "moving-average", "percentile", "entropy", "mse"])
+def test_every_calibration_gives_a_model_that_agrees(
+    prepared: Path, batches: list[Feeds], tiny_task: Task, tmp_path: Path, method: str
+):
+    config = QuantizeConfig(calibration=method)
+    found = Calibration(batches, config).ranges(prepared)
+    quantize_static_int8(prepared, tmp_path / "int8.onnx", found, config)
+    rows = tiny_task.validation.inputs.numpy()
+    own, expected = Session(tmp_path / "int8.onnx").run(rows), Session(prepared).run(rows)
+    assert (own.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.9
+
+
+def test_what_has_no_range_stays_as_it_is(tmp_path: Path):
+    source, target = attention(tmp_path / "fp32.onnx"), tmp_path / "int8.onnx"
+    prepared = tmp_path / "prepared.onnx"
+    preprocess(source, prepared)
+    feeds = whole(3, 5, 4), np.array([5, 2, 3])
+    found = collect(prepared, [feeds]).ranges()
+    quantize_static_int8(prepared, target, found, QuantizeConfig())
+    model = onnx.load(target)
+    # The mask holds minus infinity: what writes it and what reads it are left alone.
+    masks = [node for node in model.graph.node if node.op_type == "Where"]
+    assert len(masks) == 1
+    read = [node for node in model.graph.node if masks[0].output[0] in node.input]
+    assert [node.op_type for node in read] == ["Softmax"]
+    assert operators(model)["MatMul"][STATIC] >= 2
+    expected = Session(prepared).run(feeds)
+    np.testing.assert_allclose(Session(target).run(feeds), expected, atol=0.3)
+
+
+def test_nodes_without_a_name_are_left_alone_one_by_one(prepared: Path, tmp_path: Path):
+    model = onnx.load(prepared)
+    for node in model.graph.node:
+        node.name = ""
+    onnx.save(model, tmp_path / "nameless.onnx")
+    ranges = collect(tmp_path / "nameless.onnx", [(whole(2, 1, 12, 12),)]).ranges()
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    ranges.pop(gemm.output[0])
+    quantize_static_int8(tmp_path / "nameless.onnx", tmp_path / "8.onnx", ranges, QuantizeConfig())
+    assert operators(onnx.load(tmp_path / "8.onnx")) == {"Conv": {STATIC: 6}, "Gemm": {"fp32": 1}}
+
+
+def test_a_node_to_keep_that_is_not_there_is_named(prepared: Path, ranges: Ranges, tmp_path: Path):
+    config = QuantizeConfig(keep_fp32=("nowhere",))
+    with pytest.raises(UnknownName, match=r"^No node \(keep_fp32\) named 'nowhere'\. Known: "):
+        quantize_static_int8(prepared, tmp_path / "int8.onnx", ranges, config)
+    assert not (tmp_path / "int8.onnx").exists()
+
+
+def test_files_that_compute_the_same_share_one_calibration(
+    prepared: Path, batches: list[Feeds], tmp_path: Path
+):
+    rewritten, other = tmp_path / "rewritten.onnx", tmp_path / "other.onnx"
+    model = onnx.load(prepared)
+    model.doc_string = "the same"
+    onnx.save(model, rewritten)
+    last = model.graph.node[-1]
+    relu = onnx.helper.make_node("Identity", ["inner"], [last.output[0]], "last")
+    last.output[0] = "inner"
+    model.graph.node.append(relu)
+    onnx.save(model, other)
+    steps: list[tuple[str, int, int]] = []
+    shared = Calibration(
+        batches,
+        QuantizeConfig(),
+        progress=lambda label, done, total: steps.append((label, done, total)),
+    )
+    first = shared.ranges(prepared)
+    assert shared.ranges(prepared) is first
+    assert shared.ranges(rewritten, rewritten_from=prepared) is first
+    assert len(steps) == 2
+    assert "inner" in shared.ranges(other, rewritten_from=prepared)
+    assert len(steps) == 4
+
+
+def test_a_model_of_half_precision_keeps_its_type(tmp_path: Path):
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "m")]
+    half = onnx.TensorProto.FLOAT16
+    shapes = [value("x", ["n", 4], half)], [value("y", ["n", 3], half)]
+    weights = {"w": whole(4, 3).astype(np.float16)}
+    path = save(tmp_path / "fp16.onnx", nodes, *shapes, weights, opset=19)
+    rows = whole(6, 4, seed=1).astype(np.float16)
+    ranges = collect(path, [(rows,)]).ranges()
+    quantize_static_int8(path, tmp_path / "int8.onnx", ranges, QuantizeConfig())
+    assert operators(onnx.load(tmp_path / "int8.onnx")) == {"MatMul": {STATIC: 1}}
+    found = Session(tmp_path / "int8.onnx").run(rows)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, rows @ weights["w"], atol=0.3)
