@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -93,6 +94,15 @@ class Session:
 
     def _first_output(self, feeds: Feeds) -> Array:
         return np.asarray(self._session.run(None, dict(zip(self._names(), feeds, strict=True)))[0])
+
+    def every_output(self, feeds: Feeds) -> list[Any]:
+        """All outputs of one call, in the model's order.
+
+        Raises:
+            ShapeMismatch: the model does not take arrays of this shape or type.
+        """
+        self.check(feeds)
+        return list(self._session.run(None, dict(zip(self._names(), feeds, strict=True))))
 
     def prepare(self) -> None:
         """Nothing: a session has threads of its own."""
