@@ -46,7 +46,8 @@ def fuse_one_hot(model: ModelProto) -> int:
         if found is None or table is None or found.depth != len(table[0]):
             continue
         if graph.data_type(found.tokens) in _WHOLE:
-            graph.replace(node, {found.tokens}, _gathered(graph, found, *table, node))
+            # Only the product: several may share the vectors, which stay while they are read.
+            graph.replace(node, {node.input[0]}, _gathered(graph, found, *table, node))
     return graph.finish()
 
 
