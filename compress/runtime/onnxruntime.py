@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -95,10 +96,18 @@ class Session:
     def _first_output(self, feeds: Feeds) -> Array:
         return np.asarray(self._session.run(None, dict(zip(self._names(), feeds, strict=True)))[0])
 
+    def every_output(self, feeds: Feeds) -> list[Any]:
+        """All outputs of one call, in the model's order.
+
+        Raises:
+            ShapeMismatch: the model does not take arrays of this shape or type.
+        """
+        self.check(feeds)
+        return list(self._session.run(None, dict(zip(self._names(), feeds, strict=True))))
+
     def outputs_of(self, feeds: Feeds) -> list[Array]:
-        """All outputs of one call, in the model's order; what is no tensor is left out."""
-        found = self._session.run(None, dict(zip(self._names(), feeds, strict=True)))
-        return [value for value in found if isinstance(value, np.ndarray)]
+        """The same without what is no tensor."""
+        return [value for value in self.every_output(feeds) if isinstance(value, np.ndarray)]
 
     def declared(self) -> list[Declared]:
         """The model's inputs, in its order.

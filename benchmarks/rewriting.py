@@ -1,0 +1,168 @@
+"""What rewriting alone gives in fp32 on onnxruntime, which has fusions of its own.
+
+    python -m benchmarks.rewriting         about three minutes, run nothing beside it
+
+Models with random weights as torch's older exporter writes them at opset 16, where GELU,
+LayerNormalization and HardSwish are in pieces, and one whose embedding is a product of one-hot
+vectors: the latency of the file over that of the simplified one, one thread. Stored in
+benchmarks/results/rewriting.json.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress.measure.config import BenchConfig
+from compress.measure.latency import measure
+from compress.quantization.rewriting.simplify import simplify
+from compress.runtime.onnxruntime import Feeds
+
+RESULTS = Path(__file__).parent / "results" / "rewriting.json"
+OPSET, TOKENS, WIDTH, VOCABULARY = 16, 64, 128, 2000
+CONFIG = BenchConfig(batch=(1, 32), threads=(1,), workers=4, rounds=4, control=False)
+
+
+class Layer(nn.Module):
+    """Attention and a feed-forward part with GELU, each behind a normalization."""
+
+    def __init__(self, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
+        self.parts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.wide, self.narrow = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normal = self.norms[0](x)
+        split = (-1, TOKENS, self.heads, WIDTH // self.heads)
+        query, key, value = (part(normal).view(split).transpose(1, 2) for part in self.parts[:3])
+        weights = (query @ key.transpose(2, 3) * split[3] ** -0.5).softmax(-1)
+        x = x + self.parts[3]((weights @ value).transpose(1, 2).reshape(-1, TOKENS, WIDTH))
+        y: Tensor = x + self.narrow(F.gelu(self.wide(self.norms[1](x))))
+        return y
+
+
+class Encoder(nn.Module):
+    """Two layers over tokens, which an embedding or one-hot vectors make wide."""
+
+    def __init__(self, *, one_hot: bool) -> None:
+        super().__init__()
+        self.one_hot = one_hot
+        self.table = nn.Parameter(torch.randn(VOCABULARY, WIDTH))
+        self.layers = nn.Sequential(Layer(), Layer(), nn.LayerNorm(WIDTH))
+        self.head = nn.Linear(WIDTH, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = (
+            F.one_hot(tokens, VOCABULARY).float() @ self.table
+            if self.one_hot
+            else F.embedding(tokens, self.table)
+        )
+        scores: Tensor = self.head(self.layers(x).mean(1))
+        return scores
+
+
+class HardBlock(nn.Module):
+    """A convolution in groups of one and one over channels, as in MobileNetV3."""
+
+    def __init__(self, channels: int, more: int, stride: int) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.Hardswish(),
+            nn.Conv2d(channels, more, 1, bias=False),
+            nn.BatchNorm2d(more),
+            nn.Hardswish(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.parts(x)
+        return y
+
+
+def _cnn() -> nn.Module:
+    sizes = [(16, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)]
+    first = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16))
+    blocks = [HardBlock(*size) for size in sizes]
+    return nn.Sequential(first, nn.Hardswish(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _tokens(batch: int) -> Feeds:
+    return (np.random.default_rng(0).integers(0, VOCABULARY, (batch, TOKENS)),)
+
+
+def _images(batch: int) -> Feeds:
+    return (np.random.default_rng(0).standard_normal((batch, 3, 64, 64), dtype=np.float32),)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Feeds]]] = {
+    "Transformer": (lambda: Encoder(one_hot=False), _tokens),
+    "Transformer, one-hot": (lambda: Encoder(one_hot=True), _tokens),
+    "CNN with HardSwish": (_cnn, _images),
+}
+
+
+def main() -> None:
+    """Print and store the table."""
+    rows = [row for name in MODELS for row in _rows(name)]
+    print("| model | batch | nodes | simplified | faster |\n| --- | --- | --- | --- | --- |")
+    for row in rows:
+        print("| {model} | {batch} | {nodes} | {simplified} | {faster:.2f} × |".format(**row))
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    make, samples = MODELS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        arms = {part: Path(folder) / f"{part}.onnx" for part in ("source", "simplified")}
+        torch.manual_seed(0)
+        _export(make().eval(), samples(2)[0], arms["source"])
+        rewrites = simplify(arms["source"], arms["simplified"], samples(2))
+        measured = measure(arms, CONFIG, inputs=samples)
+        nodes = {part: len(onnx.load(path).graph.node) for part, path in arms.items()}
+    steps = {
+        rewrite.name: rewrite.undone or {"places": rewrite.places, "difference": rewrite.difference}
+        for rewrite in rewrites
+    }
+    return [
+        {
+            "model": name,
+            "batch": batch,
+            "nodes": nodes["source"],
+            "simplified": nodes["simplified"],
+            "faster": 1 / measured.ratio("source", "simplified", batch)[0],
+            "steps": steps,
+        }
+        for batch in CONFIG.batch
+    ]
+
+
+def _export(model: nn.Module, sample: Any, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's older exporter is deprecated, and still in use
+        torch.onnx.export(
+            model,
+            (torch.from_numpy(sample),),
+            path,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_axes={"input": {0: "batch"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+if __name__ == "__main__":
+    main()

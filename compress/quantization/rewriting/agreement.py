@@ -1,0 +1,148 @@
+"""What a model computes on samples, all outputs of it, and whether a rewritten file still does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.errors import ModelFileError
+from compress.quantization.rewriting.files import first_line
+from compress.runtime.interface import made_up
+from compress.runtime.onnxruntime import Array, Feeds, Session, fill
+
+#: Allowed difference of an output, relative to its largest number.
+TOLERANCE = 1e-4
+#: Tried one after the other for dimensions of unknown size, where there are no samples.
+_SIZES = (8, 1, 32, 64, 224)
+_BATCH = 2
+
+
+class Disagreement(Exception):
+    """A file does not load, or does not compute what it has to; says why."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What has to come out.
+
+    Attributes:
+        feeds: one array for each input.
+        outputs: every output of the original, in its order.
+    """
+
+    names: tuple[str, ...]
+    feeds: Feeds
+    outputs: tuple[Any, ...]
+
+    def difference(self, file: Path) -> float:
+        """The largest difference of any output, relative to that output's largest number.
+
+        Raises:
+            Disagreement: the file does not load or run, or the difference exceeds `TOLERANCE`.
+        """
+        try:
+            found = Session(file).every_output(self.feeds)
+        except Exception as error:  # onnxruntime's own classes share no public base
+            # What `Session` says begins with the name of a file that nobody knows.
+            reason = first_line(error.__cause__ or error)
+            raise Disagreement(f"does not run any more: {reason}") from error
+        largest = 0.0
+        for name, want, got in zip(self.names, self.outputs, found, strict=True):
+            difference = relative_difference(want, got)
+            if not difference <= TOLERANCE:
+                raise Disagreement(
+                    f"output '{name}' differs by {difference:.2g} of its largest number; "
+                    f"allowed is {TOLERANCE:g}"
+                )
+            largest = max(largest, difference)
+        return largest
+
+
+def reference(source: Path, samples: Feeds | None) -> Reference:
+    """Run the original.
+
+    Args:
+        samples: one array for each input; made up from the declared shapes where None.
+
+    Raises:
+        ModelFileError: onnxruntime cannot load it, or cannot run it on these inputs.
+        ShapeMismatch: the samples are not what the model takes.
+    """
+    session = Session(source)
+    names = tuple(output.name for output in session.outputs)
+    if samples is not None:
+        feeds = _fitted(session, samples)
+        session.check(feeds)
+        try:
+            return Reference(names, feeds, tuple(session.every_output(feeds)))
+        except Exception as error:
+            raise ModelFileError(
+                f"{source}: does not run on the samples: {first_line(error)}"
+            ) from error
+    reason = ""
+    for feeds in _guesses(session):
+        try:
+            return Reference(names, feeds, tuple(session.every_output(feeds)))
+        except Exception as error:  # such as a kernel that is larger than this image
+            reason = first_line(error)
+    raise ModelFileError(f"{source}: give samples; it does not run on made-up inputs: {reason}")
+
+
+def _fitted(session: Session, samples: Feeds) -> Feeds:
+    """The samples with as many rows as the file asks for, where it does."""
+    if len(samples) != len(session.inputs):
+        return samples  # for `check` to refuse
+    rows = [entry.shape[0] if entry.shape else None for entry in session.inputs]
+    return tuple(
+        fill(feed, size) if isinstance(size, int) and feed.ndim and len(feed) else feed
+        for feed, size in zip(samples, rows, strict=True)
+    )
+
+
+def _guesses(session: Session) -> Iterator[Feeds]:
+    """Inputs of the declared shapes, with one size after the other for what is not declared."""
+    kinds = [feed.dtype for feed in session.example(1)]
+    for size in _SIZES:
+        random, sizes = np.random.default_rng(0), dict[str, int]()
+        feeds = []
+        for entry, kind in zip(session.inputs, kinds, strict=True):
+            shape = []
+            for place, found in enumerate(entry.shape):
+                if isinstance(found, int):
+                    shape.append(found)
+                    continue
+                guess = size if place else _BATCH
+                shape.append(sizes.setdefault(found, guess) if found else guess)
+            feeds.append(made_up(shape, kind, random))
+        yield tuple(feeds)
+
+
+def relative_difference(want: Any, got: Any) -> float:
+    """Largest difference relative to the largest number wanted; infinite for what is another thing.
+
+    Sequences and maps are compared part by part, whole numbers and text have to be equal, and NaN
+    and infinity have to be in the same places.
+    """
+    if isinstance(want, dict) and isinstance(got, dict) and want.keys() == got.keys():
+        return max((relative_difference(want[key], got[key]) for key in want), default=0.0)
+    if isinstance(want, list) and isinstance(got, list) and len(want) == len(got):
+        return max((relative_difference(*pair) for pair in zip(want, got, strict=True)), default=0)
+    return _of_arrays(np.asarray(want), np.asarray(got))
+
+
+def _of_arrays(want: Array, got: Array) -> float:
+    if want.shape != got.shape or want.dtype != got.dtype:
+        return np.inf
+    if want.dtype.kind != "f":
+        return 0.0 if np.array_equal(want, got) else np.inf
+    want, got = want.astype(np.float64), got.astype(np.float64)
+    finite = np.isfinite(want)
+    if not np.array_equal(want[~finite], got[~finite], equal_nan=True):
+        return np.inf
+    difference = np.abs(want[finite] - got[finite]).max(initial=0.0)
+    largest = np.abs(want[finite]).max(initial=0.0)
+    return float(difference / largest) if largest else (np.inf if difference else 0.0)

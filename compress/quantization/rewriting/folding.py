@@ -1,0 +1,123 @@
+"""What onnxruntime's own optimizer does to any graph, written down; and the shapes of all values.
+
+Its basic level computes constant parts, merges what adds and scales into convolutions, and removes
+what does nothing, in operators that are all ONNX's own.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+from onnx import ModelProto
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+from compress.quantization.preprocess import inside_scratch_folder
+from compress.quantization.rewriting.files import graphs, load, save, weight_bytes, without_weights
+
+#: A graph may grow by so many bytes, and by this factor, when constant parts are computed.
+_GROWTH_BYTES, _GROWTH = 2**20, 1.25
+_QUANTIZED_DOMAIN = "com.microsoft"
+
+
+#: Rewrites to leave out one after the other, where all of them together fail: what rounds in
+#: another way, and what makes constants larger.
+DOUBTFUL = (("GeluFusionL1", "LayerNormFusionL1"), ("ConstantFolding",))
+
+
+class GrowsTooMuch(Exception):
+    """Constants that were computed are larger than what computes them."""
+
+
+def is_quantized(model: ModelProto) -> bool:
+    """Whether a graph has integer weights or activations already."""
+    return any(
+        any(part in node.op_type for part in ("Quant", "QLinear", "Integer", "NBits"))
+        or (node.op_type.startswith("Q") and node.domain == _QUANTIZED_DOMAIN)
+        for graph in graphs(model.graph)
+        for node in graph.node
+    )
+
+
+def fold(model: ModelProto, *, without: tuple[str, ...] = ()) -> int:
+    """Optimize in place; returns how many nodes fewer there are.
+
+    Quantized graphs stay as they are: what is left of them in floating point is there on purpose.
+
+    Args:
+        without: names of onnxruntime's rewrites that are left out.
+
+    Raises:
+        GrowsTooMuch: the weights would be much larger than before.
+    """
+    if is_quantized(model):
+        return 0
+    before, size = _count(model), weight_bytes(model)
+    with inside_scratch_folder() as folder:
+        save(model, folder / "model.onnx")
+        _optimize(folder / "model.onnx", folder / "optimized.onnx", without)
+        found = load(folder / "optimized.onnx")
+    grown = weight_bytes(found)
+    if grown > size * _GROWTH + _GROWTH_BYTES:
+        raise GrowsTooMuch(f"weights would grow from {size} to {grown} bytes")
+    model.graph.CopyFrom(found.graph)
+    for field in ("opset_import", "functions"):
+        del getattr(model, field)[:]
+        getattr(model, field).extend(getattr(found, field))
+    return max(before - _count(model), 0)
+
+
+def _count(model: ModelProto) -> int:
+    return sum(len(graph.node) for graph in graphs(model.graph))
+
+
+def _optimize(source: Path, target: Path, without: tuple[str, ...]) -> None:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 4
+    if source.with_name(f"{source.name}.data").exists():
+        key = "session.optimized_model_external_initializers_file_name"
+        options.add_session_config_entry(key, f"{target.name}.data")
+    ort.InferenceSession(
+        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
+    )
+
+
+def infer_shapes(model: ModelProto, *, symbolic: bool = True) -> int:
+    """Note the type and shape of every value, as far as they follow.
+
+    Args:
+        symbolic: by onnxruntime's inference, too, which follows sizes that vary.
+
+    Returns:
+        Of how many values more is known than was noted.
+    """
+    before = _known(model)
+    model.graph.ClearField("value_info")
+    without_weights(model, partial(_inferred, symbolic=symbolic))
+    add_pre_process_metadata(model)
+    return sum(known > before.get(name, 0) for name, known in _known(model).items())
+
+
+def _known(model: ModelProto) -> dict[str, int]:
+    """How much is known of each inner value: its type, its rank, and each of its sizes."""
+    found, results = {}, {value.name for value in model.graph.output}
+    for value in model.graph.value_info:
+        if value.name in results:
+            continue
+        kind = value.type.tensor_type
+        named = [size.HasField("dim_value") or bool(size.dim_param) for size in kind.shape.dim]
+        found[value.name] = bool(kind.elem_type) + kind.HasField("shape") + sum(named)
+    return found
+
+
+def _inferred(model: ModelProto, *, symbolic: bool) -> ModelProto:
+    if symbolic:
+        with inside_scratch_folder():
+            found = SymbolicShapeInference.infer_shapes(model, 2**31 - 1, False, False, 0)
+        model = found
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)

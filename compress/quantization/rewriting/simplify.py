@@ -1,0 +1,119 @@
+"""Any ONNX file as one that computes the same with fewer, larger nodes; to be quantized next.
+
+Each step is taken, its file run on the samples, and undone where it does not load or any output
+differs: a step that fails costs nothing but itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from onnx import ModelProto
+
+from compress.quantization.rewriting import activations, constants
+from compress.quantization.rewriting.affine import merge_affine
+from compress.quantization.rewriting.agreement import TOLERANCE, Disagreement, Reference, reference
+from compress.quantization.rewriting.files import first_line, graphs, load, save
+from compress.quantization.rewriting.folding import DOUBTFUL, fold, infer_shapes
+from compress.quantization.rewriting.normalizations import fuse_layer_normalization
+from compress.quantization.rewriting.one_hot import fuse_one_hot
+from compress.quantization.rewriting.opset import OPSETS, raise_opset
+from compress.quantization.rewriting.tidy import tidy
+from compress.runtime.onnxruntime import Feeds
+
+__all__ = ["TOLERANCE", "Rewrite", "simplify"]
+
+#: Changes a model in place and says in how many places, 0 for none.
+_Change = Callable[[ModelProto], int]
+
+#: What is done, in this order; of several ways the first that works.
+_STEPS: dict[str, tuple[_Change, ...]] = {
+    "functions inlined": (constants.inline_functions,),
+    "weights no longer inputs": (constants.take_weights_off_inputs,),
+    "Constant nodes to initializers": (constants.lift_constants,),
+    "opset raised": tuple(partial(raise_opset, version) for version in OPSETS),
+    "nodes that pass values on": (constants.drop_passing,),
+    "constant parts folded": (fold, *(partial(fold, without=names) for names in DOUBTFUL)),
+    "nodes named": (constants.name_nodes,),
+    "shapes inferred": (infer_shapes, partial(infer_shapes, symbolic=False)),
+    "scales and shifts merged into weights": (merge_affine,),
+    "one-hot products to Gather": (fuse_one_hot,),
+    "LayerNormalization": (fuse_layer_normalization,),
+    "GELU": (activations.fuse_gelu,),
+    "HardSwish": (activations.fuse_hard_swish,),
+    "HardSigmoid": (activations.fuse_hard_sigmoid,),
+    "shapes of new values inferred": (infer_shapes, partial(infer_shapes, symbolic=False)),
+}
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One step that changed something, or was to.
+
+    Attributes:
+        places: how often it was applied: nodes, weights, values, or versions of the opset.
+        difference: of all outputs, the largest after this step, relative to the largest number
+            of that output of the source; None where the step was undone.
+        undone: why, empty where it stands.
+    """
+
+    name: str
+    places: int
+    difference: float | None
+    undone: str = ""
+
+
+def simplify(source: Path, target: Path, samples: Feeds | None = None) -> list[Rewrite]:
+    """Write a copy that computes the same with fewer, larger nodes.
+
+    Inputs and outputs keep their names, order, types and declared shapes; nodes of domains other
+    than ONNX's own stay as they are. Weights of 2 GB or more are written beside the target.
+
+    Args:
+        samples: one array for each of the model's inputs, on which all outputs have to agree
+            within `TOLERANCE` of the largest number of each; made up where None.
+
+    Raises:
+        ModelFileError: the file is damaged, onnxruntime cannot load it or cannot run the samples.
+        ShapeMismatch: the samples are not what the model takes.
+    """
+    model = load(source)
+    expected = reference(source, samples)
+    for graph in graphs(model.graph):
+        graph.ClearField("value_info")  # a hint, which may be wrong; what follows is inferred
+    rewrites = list[Rewrite]()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, ways in _STEPS.items():
+            model, found = _taken(model, name, ways, expected, Path(folder) / "step.onnx")
+            rewrites += found
+    save(model, target)
+    return rewrites
+
+
+def _taken(
+    model: ModelProto, name: str, ways: tuple[_Change, ...], expected: Reference, scratch: Path
+) -> tuple[ModelProto, list[Rewrite]]:
+    """The model after a step, or as it was, and what there is to say about it."""
+    reason, places = "", 0
+    for change in ways:
+        changed = ModelProto()
+        changed.CopyFrom(model)
+        try:
+            count = change(changed)
+            if not count:
+                continue
+            places = count
+            tidy(changed, model)
+            save(changed, scratch)
+            difference = expected.difference(scratch)
+        except Disagreement as disagreement:
+            reason = str(disagreement)
+        except Exception as error:  # a converter's, protobuf's, onnxruntime's: what it cannot do
+            reason = first_line(error)
+        else:
+            return changed, [Rewrite(name, places, difference)]
+    return model, [Rewrite(name, places, None, reason)] if reason else []

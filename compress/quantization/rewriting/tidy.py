@@ -1,0 +1,50 @@
+"""What holds of a graph after every rewrite: its interface, and nothing in it that is unused."""
+
+from __future__ import annotations
+
+from onnx import GraphProto, ModelProto
+
+from compress.quantization.editing import names_read
+from compress.quantization.rewriting.files import graphs, keep_only
+from compress.quantization.rewriting.graph import copied
+
+
+def tidy(model: ModelProto, original: ModelProto) -> None:
+    """Declare inputs and outputs as the original does, and drop what nothing uses, in place."""
+    for field in ("input", "output"):
+        declared = {value.name: value for value in getattr(original.graph, field)}
+        for value in getattr(model.graph, field):
+            if value.name in declared:
+                value.CopyFrom(declared[value.name])
+    model.graph.name, model.graph.doc_string = original.graph.name, original.graph.doc_string
+    _drop_dead_nodes(model.graph)
+    used = {value.name for value in model.graph.output} | names_read(model.graph)
+    used |= {value.name for graph in graphs(model.graph) for value in graph.output}
+    keep_only(model.graph.initializer, lambda tensor: tensor.name in used)
+    made = {name for node in model.graph.node for name in node.output}
+    made -= {value.name for value in model.graph.output}
+    keep_only(model.graph.value_info, lambda value: value.name in made)
+    _drop_unused_domains(model)
+
+
+def _drop_dead_nodes(graph: GraphProto) -> None:
+    used, kept = {value.name for value in graph.output}, []
+    for node in reversed(graph.node):
+        if used.intersection(node.output) or not any(node.output):
+            kept.append(copied(node))
+            used.update(node.input)
+            for attribute in node.attribute:
+                for body in (attribute.g, *attribute.graphs):
+                    used |= names_read(body) | {value.name for value in body.output}
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(reversed(kept))
+
+
+def _drop_unused_domains(model: ModelProto) -> None:
+    """onnxruntime's optimizer declares all domains that it knows."""
+    used = {node.domain for graph in graphs(model.graph) for node in graph.node}
+    used |= {"", "ai.onnx"}
+    used |= {node.domain for function in model.functions for node in function.node}
+    used |= {function.domain for function in model.functions}
+    keep_only(model.opset_import, lambda entry: entry.domain in used)

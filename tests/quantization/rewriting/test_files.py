@@ -1,0 +1,84 @@
+"""Files that lack something, lie in several pieces, or are no model."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from sketch import Sketch, block, gelu, kinds, numbers, same_outputs, save
+
+from compress.errors import ModelFileError
+from compress.quantization.rewriting import files
+from compress.quantization.rewriting.simplify import simplify
+
+
+def beside(folder, name="weights.bin"):
+    """A block whose weights lie in a file beside it."""
+    model = block(13)
+    folder.mkdir()
+    onnx.save(model, folder / "m.onnx", save_as_external_data=True, location=name, size_threshold=0)
+    return folder / "m.onnx"
+
+
+def test_weights_beside_the_file(tmp_path, monkeypatch):
+    source = beside(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    simplify(source.relative_to(tmp_path), tmp_path / "out.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.onnx"]
+    same_outputs(source, tmp_path / "out.onnx", numbers(2, 3, 8))
+
+
+def test_weights_that_are_missing(tmp_path):
+    source = beside(tmp_path / "in")
+    (tmp_path / "in" / "weights.bin").unlink()
+    with pytest.raises(ModelFileError, match=r"m.onnx: not a valid ONNX model: .*weights.bin") as e:
+        simplify(source, tmp_path / "out.onnx")
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("place", ["../secret.bin", "/etc/hostname", "a/../../secret.bin"])
+def test_weights_outside_of_the_folder_are_refused(place, tmp_path):
+    source = beside(tmp_path / "in")
+    (tmp_path / "in" / "weights.bin").rename(tmp_path / "secret.bin")
+    model = onnx.load(source, load_external_data=False)
+    for tensor in model.graph.initializer:
+        next(entry for entry in tensor.external_data if entry.key == "location").value = place
+    onnx.save(model, source)
+    with pytest.raises(ModelFileError, match=r"m.onnx: not a valid ONNX model: .*") as error:
+        simplify(source, tmp_path / "out.onnx")
+    assert "\n" not in str(error.value)
+    assert place.rpartition("/")[2] in str(error.value)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_more_weights_than_protobuf_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_LARGEST", 100)
+    g = Sketch(13)
+    x = g.MatMul(g.input(shape=("n", 32)), g.constant(numbers(32, 32)))
+    source = save(g.output(gelu(g, x)).model(), tmp_path / "m.onnx")
+    for _ in range(2):  # the second time over what the first one left
+        assert not [r for r in simplify(source, tmp_path / "out.onnx") if r.undone]
+        assert (tmp_path / "out.onnx.data").stat().st_size == 32 * 32 * 4
+    assert kinds(onnx.load(tmp_path / "out.onnx"))["Gelu"] == 1
+    same_outputs(source, tmp_path / "out.onnx", numbers(2, 32))
+
+
+def test_files_that_are_no_model(tmp_path):
+    path = tmp_path / "m.onnx"
+    with pytest.raises(ModelFileError, match=r"m.onnx: no such file; expected an ONNX model."):
+        simplify(path, tmp_path / "out.onnx")
+    path.write_bytes(b"")
+    with pytest.raises(ModelFileError, match=r"the graph has no nodes; expected a trained model."):
+        simplify(path, tmp_path / "out.onnx")
+    path.write_text("no model at all")
+    with pytest.raises(ModelFileError, match=r"m.onnx: not a valid ONNX model: "):
+        simplify(path, tmp_path / "out.onnx")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
+def test_truncated_files(part, tmp_path):
+    whole = block(13).SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(ModelFileError, match=r"m.onnx: ") as error:
+        simplify(tmp_path / "m.onnx", tmp_path / "out.onnx")
+    assert "\n" not in str(error.value)
