@@ -94,6 +94,11 @@ class Session:
     def _first_output(self, feeds: Feeds) -> Array:
         return np.asarray(self._session.run(None, dict(zip(self._names(), feeds, strict=True)))[0])
 
+    def every_output(self, feeds: Feeds) -> list[Array]:
+        """All outputs for one batch, which is run as it is given."""
+        found = self._session.run(None, dict(zip(self._names(), feeds, strict=True)))
+        return [np.asarray(output) for output in found]
+
     def prepare(self) -> None:
         """Nothing: a session has threads of its own."""
 
