@@ -91,10 +91,10 @@ def _row_divergences(expected: Array, found: Array) -> _Wide:
         return np.array([math.inf])
     axis = _axis(expected)
     right, left = _log_probabilities(expected, axis), _log_probabilities(found, axis)
-    divergence = (np.exp(right) * (right - left)).sum(axis=axis).ravel()
+    divergence: _Wide = (np.exp(right) * (right - left)).sum(axis=axis).ravel()
     divergence[~np.isfinite(divergence)] = math.inf
     divergence[np.isnan(right).any(axis=axis).ravel()] = 0  # none was expected
-    return np.maximum(divergence, 0)
+    return divergence.clip(min=0)
 
 
 def _axis(scores: Array) -> int:
@@ -105,8 +105,9 @@ def _log_probabilities(scores: Array, axis: int) -> _Wide:
     wide = scores.astype(float)
     sums = wide.sum(axis=axis)
     if (wide >= 0).all() and np.allclose(sums, 1, atol=1e-3):
-        return np.log(np.maximum(wide, _LEAST))
+        logarithms: _Wide = np.log(wide.clip(min=_LEAST))
+        return logarithms
     with np.errstate(invalid="ignore"):  # infinite scores make no number, which counts as such
         shifted = wide - wide.max(axis=axis, keepdims=True)
-        probabilities = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
-    return np.maximum(probabilities, math.log(_LEAST))
+        found: _Wide = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    return found.clip(min=math.log(_LEAST))

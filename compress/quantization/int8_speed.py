@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto
 
 from compress.measure.profile import ProfileConfig, profile
 from compress.progress import Progress, quiet
@@ -83,30 +83,31 @@ class Conversion:
 
 def conversions(graph: GraphProto, names: frozenset[str]) -> list[Conversion]:
     """Every tensor of a QDQ graph that is stored in int8; `names` are the layers in int8."""
-    places = {id(node): f"node {place}" for place, node in enumerate(graph.node)}
-    users: dict[str, list[NodeProto]] = defaultdict(list)
-    made_by = {output: node for node in graph.node for output in node.output}
-    for node in graph.node:
+    nodes = list(graph.node)
+    readers: dict[str, list[int]] = defaultdict(list)
+    made_by = {output: node.name for node in nodes for output in node.output}
+    for place, node in enumerate(nodes):
         for name in node.input:
-            users[name].append(node)
+            readers[name].append(place)
 
-    def owner(node: NodeProto) -> str:
-        return node.name if node.name in names else places[id(node)]
+    def owner(place: int) -> str:
+        return nodes[place].name if nodes[place].name in names else f"node {place}"
 
     found = []
-    for node in graph.node:
-        if node.op_type == _QUANTIZE:
-            maker = made_by.get(node.input[0])
-            restoring = [user for user in users[node.output[0]] if user.op_type == _RESTORE]
-            readers = [user for one in restoring for user in users[one.output[0]]]
-            found.append(
-                Conversion(
-                    maker=owner(maker) if maker is not None and maker.name in names else "",
-                    users=tuple(dict.fromkeys(map(owner, readers))),
-                    stored=places[id(node)],
-                    restored=tuple(places[id(one)] for one in restoring),
-                )
+    for place, node in enumerate(nodes):
+        if node.op_type != _QUANTIZE:
+            continue
+        maker = made_by.get(node.input[0], "")
+        restored = [at for at in readers[node.output[0]] if nodes[at].op_type == _RESTORE]
+        users = [owner(at) for one in restored for at in readers[nodes[one].output[0]]]
+        found.append(
+            Conversion(
+                maker=maker if maker in names else "",
+                users=tuple(dict.fromkeys(users)),
+                stored=f"node {place}",
+                restored=tuple(f"node {at}" for at in restored),
             )
+        )
     return found
 
 

@@ -256,7 +256,7 @@ def predict(errors: Sequence[float], low: int, share: float) -> int | None:
 def within_bound(guess: int, low: int, high: int, left: int) -> int:
     """The number nearest to the guess after which `left - 1` further evaluations are enough.
 
-    So many tell 2 ** (left - 1) numbers apart, and either side may have to be searched.
+    So many tell 2^(left - 1) numbers apart, and either side may have to be searched.
     """
-    most = 2 ** (left - 1)
+    most = 1 << (left - 1)
     return min(max(guess, low + 1, high - most), high - 1, low + most)

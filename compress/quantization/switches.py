@@ -209,6 +209,7 @@ class _Branch:
         copied = NodeProto()
         copied.CopyFrom(node)
         copied.input[:] = inputs
-        copied.output[:] = [f"{self._prefix}{len(self.nodes)}"]
+        result = f"{self._prefix}{len(self.nodes)}"
+        copied.output[:] = [result]
         self.nodes.append(copied)
-        return copied.output[0]
+        return result
