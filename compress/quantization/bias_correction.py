@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from compress.quantization.calibration.statistics import Statistics
 from compress.quantization.config import QuantizeConfig
-from compress.quantization.layers import Layer, Network, Weight
 from compress.quantization.static import rounded
+from compress.quantization.weighted_layers import Layer, Network, Weight
 
 
 def corrected_inputs(source: Path) -> dict[str, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.quantization.layers import Layer, Network, along, largest
+from compress.quantization.weighted_layers import Layer, Network, along, largest
 
 #: Operators that a positive factor of a channel passes through unchanged.
 _HOMOGENEOUS = {

@@ -1,165 +1,121 @@
-"""Layers of an ONNX graph whose weights can be changed: convolutions and products by a constant."""
+"""What the layers of an ONNX graph are, by the names of their nodes, and which of them are int8."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import onnx
-from onnx import NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto
 
-from compress.quantization.editing import attributes
+from compress.errors import ModelFileError
+from compress.export.graph import COMPUTING, RECURRENT
 
-Weight = npt.NDArray[np.float32]
+#: What becomes int8 or stays fp32 together: nodes by name, under the name of the group.
+Groups = Mapping[str, frozenset[str]]
+
+_KINDS = {
+    "convolutions": {"Conv", "ConvTranspose"},
+    "products": {"Gemm", "MatMul"},
+    "recurrent layers": RECURRENT,
+}
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A convolution, or a product with a constant matrix and what is added to it.
+def name_nodes(model: ModelProto) -> int:
+    """Give every node of the graph a name of its own, in place; those that have one keep it.
 
-    Attributes:
-        node: Conv, Gemm or MatMul.
-        weight, bias: names of constants; `bias` is empty where there is none.
-        output: the value behind the bias.
-        output_axis, input_axis: of the weight; the same one for a depthwise convolution.
+    The same graph always gets the same names: `keep_fp32` and all that is found out about a layer
+    go by them. Nodes in the bodies of loops keep what they have.
+
+    Returns:
+        How many were named.
     """
-
-    node: NodeProto
-    weight: str
-    bias: str
-    output: str
-    output_axis: int
-    input_axis: int
-
-    @property
-    def input(self) -> str:
-        """The value that is multiplied by the weight."""
-        return str(self.node.input[0])
-
-    @property
-    def channel_axis(self) -> int:
-        """Of the input's and the output's channels."""
-        return 1 if self.node.op_type == "Conv" else -1
+    taken, seen, count = {node.name for node in model.graph.node}, set[str](), 0
+    for place, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = _fresh(node.name or f"{node.op_type}_{place}", taken)
+            count += 1
+        seen.add(node.name)
+    return count
 
 
-class Network:
-    """An ONNX graph as layers; constants that more than one node reads count as no weights.
+def _fresh(name: str, taken: set[str]) -> str:
+    number, fresh = 2, name
+    while fresh in taken:
+        fresh, number = f"{name}_{number}", number + 1
+    taken.add(fresh)
+    return fresh
 
-    Attributes:
-        model: the graph, changed by `set` and `add_bias`.
+
+def layers(model: ModelProto) -> dict[str, frozenset[str]]:
+    """Each node that computes with constant weights as a group of its own, in the graph's order."""
+    return {node.name: frozenset({node.name}) for node in _weighted(model)}
+
+
+def by_operator(model: ModelProto) -> dict[str, frozenset[str]]:
+    """The same nodes by kind: "convolutions", "products", "recurrent layers"; none is empty."""
+    found = {
+        kind: frozenset(node.name for node in _weighted(model) if node.op_type in types)
+        for kind, types in _KINDS.items()
+    }
+    return {kind: names for kind, names in found.items() if names}
+
+
+def _weighted(model: ModelProto) -> Iterator[NodeProto]:
+    constant = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constant.update(node.output)
+        elif (
+            node.op_type in COMPUTING
+            and node.domain in ("", "ai.onnx")
+            and set(node.input[:2]) & constant
+        ):
+            yield node
+
+
+def check_names(model: ModelProto, groups: Groups, place: Path) -> None:
+    """Raise ModelFileError unless every node of the groups is in the graph, once.
+
+    Args:
+        place: the model's file, for the message.
     """
-
-    def __init__(self, source: Path) -> None:
-        self.model = onnx.load(source)
-        graph = self.model.graph
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self._results = {value.name for value in graph.output}
-        self.made_by = {name: node for node in graph.node for name in node.output}
-        self._users: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
-            for name in set(node.input):
-                self._users.setdefault(name, []).append(node)
-
-    def users(self, name: str) -> list[NodeProto]:
-        """The nodes that read a value, each once."""
-        return self._users.get(name, [])
-
-    def only_user(self, name: str) -> NodeProto | None:
-        """The node that reads a value, where it is the only one and the value no output."""
-        users = self.users(name)
-        return users[0] if len(users) == 1 and name not in self._results else None
-
-    def is_result(self, name: str) -> bool:
-        """Whether a value is an output of the graph."""
-        return name in self._results
-
-    def constant(self, name: str) -> Weight | None:
-        """The values of an fp32 constant that one node alone reads."""
-        tensor = self._tensors.get(name)
-        if tensor is None or len(self.users(name)) != 1 or name in self._results:
-            return None
-        values = numpy_helper.to_array(tensor)
-        return values if values.dtype == np.float32 else None
-
-    def set(self, name: str, values: npt.NDArray[np.floating]) -> None:
-        """Give a constant other values."""
-        self._tensors[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
-
-    def add_bias(self, layer: Layer, values: npt.NDArray[np.floating]) -> bool:
-        """Add to a layer's bias, which a convolution is given where it has none."""
-        if layer.bias:
-            before = self.constant(layer.bias)
-            assert before is not None
-            self.set(layer.bias, before + values.reshape(before.shape))
-            return True
-        if layer.node.op_type != "Conv" or any(layer.node.input[2:]):
-            return False
-        name = f"{layer.weight}_bias"
-        while name in self._tensors or name in self.made_by:
-            name += "_"
-        tensor = numpy_helper.from_array(values.astype(np.float32), name)
-        self.model.graph.initializer.append(tensor)
-        layer.node.input[:] = [*layer.node.input[:2], name]
-        return True
-
-    def layers(self) -> Iterator[Layer]:
-        """All layers, in the order of the graph."""
-        for node in self.model.graph.node:
-            found = {"Conv": self._conv, "Gemm": self._gemm, "MatMul": self._matmul}
-            read = found.get(node.op_type)
-            layer = read(node) if read and node.domain in ("", "ai.onnx") else None
-            if layer is not None:
-                yield layer
-
-    def _conv(self, node: NodeProto) -> Layer | None:
-        weight = self.constant(node.input[1])
-        if weight is None:
-            return None
-        groups = attributes(node).get("group", 1)
-        depthwise = groups > 1 and groups == weight.shape[0] and weight.shape[1] == 1
-        if groups > 1 and not depthwise:
-            return None
-        bias = node.input[2] if len(node.input) > 2 else ""
-        if bias and self.constant(bias) is None:
-            return None
-        return Layer(node, node.input[1], bias, node.output[0], 0, 0 if depthwise else 1)
-
-    def _gemm(self, node: NodeProto) -> Layer | None:
-        weight, found = self.constant(node.input[1]), attributes(node)
-        plain = found.get("alpha", 1.0) == found.get("beta", 1.0) == 1.0
-        if weight is None or not plain or found.get("transA", 0):
-            return None
-        bias = node.input[2] if len(node.input) > 2 else ""
-        out = 0 if found.get("transB", 0) else 1
-        added = self.constant(bias) if bias else None
-        if bias and (added is None or added.shape != (weight.shape[out],)):
-            return None
-        return Layer(node, node.input[1], bias, node.output[0], out, 1 - out)
-
-    def _matmul(self, node: NodeProto) -> Layer | None:
-        weight = self.constant(node.input[1])
-        if weight is None or weight.ndim != 2:
-            return None
-        user = self.only_user(node.output[0])
-        if user is not None and user.op_type == "Add":
-            other = user.input[1] if user.input[0] == node.output[0] else user.input[0]
-            bias = self.constant(other)
-            if bias is not None and bias.shape == (weight.shape[1],):
-                return Layer(node, node.input[1], other, user.output[0], 1, 0)
-        return Layer(node, node.input[1], "", node.output[0], 1, 0)
+    counts = Counter(node.name for node in model.graph.node)
+    for name in sorted({name for names in groups.values() for name in names}):
+        if not name:
+            raise ModelFileError(
+                f"{place}: a layer has no name; expected names of their own, which "
+                "`name_nodes` gives."
+            )
+        if counts[name] != 1:
+            found = f"{counts[name]} nodes" if counts[name] else "no node"
+            raise ModelFileError(f"{place}: {found} named '{name}'; expected one.")
 
 
-def along(values: npt.NDArray[np.floating], axis: int, rank: int) -> npt.NDArray[np.floating]:
-    """A vector shaped to broadcast along an axis."""
-    shape = [1] * rank
-    shape[axis] = -1
-    return values.reshape(shape)
+def int8_layers(source: ModelProto, quantized: ModelProto) -> frozenset[str]:
+    """Names of the source's nodes that compute and whose weights a quantizer has made int8.
+
+    A node that is gone counts: dynamic quantization puts another in its place. What a node reads
+    tells nothing by itself, as an fp32 node may stand behind an int8 one.
+    """
+    left = {node.name: node for node in quantized.graph.node}
+    made_by = {output: node for node in quantized.graph.node for output in node.output}
+    names = [node.name for node in source.graph.node if node.op_type in COMPUTING]
+    kinds = {node.name: node.op_type for node in source.graph.node}
+    return frozenset(
+        name
+        for name in names
+        if name not in left
+        or left[name].op_type != kinds[name]
+        or any(_restored(made_by.get(weight)) for weight in weights_of(left[name]))
+    )
 
 
-def largest(weight: Weight, axis: int) -> npt.NDArray[np.float64]:
-    """Largest magnitude of each channel along an axis."""
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    return np.asarray(np.abs(weight).max(axis=others), dtype=np.float64)
+def weights_of(node: NodeProto) -> list[str]:
+    """Names of the inputs that a quantizer makes int8; a recurrent node has two."""
+    return list(node.input[1:3] if node.op_type in RECURRENT else node.input[1:2])
+
+
+def _restored(node: NodeProto | None) -> bool:
+    """Whether a node makes fp32 of integers; weight-only quantization does it by a product."""
+    return node is not None and node.op_type in ("DequantizeLinear", "Mul")

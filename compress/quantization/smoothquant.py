@@ -20,8 +20,8 @@ from onnx import NodeProto
 from compress.quantization.calibration.collecting import collect
 from compress.quantization.calibration.observed import observe
 from compress.quantization.config import QuantizeConfig
-from compress.quantization.layers import Layer, Network, along, largest
 from compress.quantization.static import rounded
+from compress.quantization.weighted_layers import Layer, Network, along, largest
 from compress.runtime.interface import Feeds
 
 #: Where the scale and the shift of a normalization stand among its inputs.

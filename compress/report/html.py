@@ -38,6 +38,7 @@ from compress.report.points import labelled, outside_picture, picture_points
 from compress.report.profile_section import profile_section
 from compress.report.ratios import ratio_picture
 from compress.report.schema import Report
+from compress.report.sensitivity_section import sensitivity_section
 from compress.report.timings import timings_table
 from compress.report.verdict import key_figures, verdict
 from compress.report.workers import ROWS_AT_MOST, worker_picture
@@ -93,6 +94,7 @@ def _page(report: Report, left_out: str) -> str:
             timings=timings_table(report),
             metrics=tables.metrics_table(report),
             profile=profile_section(report),
+            sensitivity=sensitivity_section(report),
             machine=facts(report.machine),
             measurement=facts(report.measurement),
             recipe=recipe_text(report),

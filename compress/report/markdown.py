@@ -9,6 +9,7 @@ from compress.report import tables
 from compress.report.fitting import LIMIT, Section, fitted, size
 from compress.report.gate_table import gate_table
 from compress.report.schema import Report
+from compress.report.sensitivity_section import sensitivity_section
 from compress.report.tables import Cell, Table
 from compress.report.verdict import Verdict, verdict
 
@@ -44,6 +45,10 @@ def _sections(report: Report, text: Callable[[str], str]) -> list[Section]:
         found.append(Section("## Candidates"))
         candidates = tables.candidates_table(report)
         found.append(table_section(candidates, text, rank=1, what="candidate"))
+    for shown in sensitivity_section(report):
+        found.append(Section(f"## Sensitivity: {escape(text(shown.title))}"))
+        found.append(Section(escape(text(" ".join(shown.sentences)))))
+        found.append(table_section(shown.table, text, rank=0, what="layer"))
     if report.notes:
         notes = [f"- {escape(text(note))}" for note in report.notes]
         found += [Section("## Notes"), Section("", notes, rank=2, what="note")]

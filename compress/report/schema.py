@@ -16,6 +16,7 @@ from compress.report.gates_schema import Further, Promise
 from compress.report.measure_schema import Latency, RawMeasurement
 from compress.report.profile_schema import Profile
 from compress.report.record import Interval, Record
+from compress.report.sensitivity_schema import Sensitivity
 
 SCHEMA_VERSION: Final = 1
 
@@ -147,6 +148,8 @@ class Candidate(Record):
         drop: quality lost on the validation split against the recipe's baseline.
         latency_ratio: latency / latency of the stage's input, the geometric mean over batch sizes.
         size_bytes: size of the ONNX file; None where it could not be built.
+        sensitivity: what each layer loses in int8, the most sensitive first, where the candidate
+            was chosen by that.
     """
 
     stage: str
@@ -156,6 +159,7 @@ class Candidate(Record):
     drop: float | None = None
     latency_ratio: float | None = None
     size_bytes: int | None = None
+    sensitivity: list[Sensitivity] = []
 
 
 class Budget(Record):

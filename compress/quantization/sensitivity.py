@@ -1,0 +1,186 @@
+"""Which layers lose most in int8: how far the outputs are off when only one of them is quantized.
+
+Where the quantizer writes QDQ, its one file for the whole model is enough: all layers are tried in
+one session, see `compress.quantization.switches`. Elsewhere each group is built and loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from compress.errors import InputError
+from compress.export.graph import load_onnx
+from compress.progress import Progress, quiet
+from compress.quantization.divergence import relative_error, score_divergence
+from compress.quantization.layers import Groups, check_names, int8_layers
+from compress.quantization.switches import with_switches
+from compress.report.sensitivity_schema import Sensitivity
+from compress.runtime.onnxruntime import Array, Feeds, Session, fill
+
+#: Makes a quantized file in which these nodes, by name, stay fp32.
+Make = Callable[[frozenset[str], Path], object]
+Samples = Feeds | Sequence[Feeds]
+
+#: Relative error at which the graph with switches, all off, counts as the fp32 model.
+_SAME = 1e-3
+
+
+def sensitivities(
+    source: Path,
+    make: Make,
+    groups: Groups,
+    samples: Samples,
+    folder: Path,
+    progress: Progress = quiet,
+    *,
+    scores: bool = False,
+) -> list[Sensitivity]:
+    """The divergence of the outputs when only one group is quantized, largest first.
+
+    Args:
+        source: ONNX file of the fp32 model that `make` starts from.
+        groups: names of nodes, which have to be in the source; see `layers` and `by_operator`.
+            What `make` leaves in fp32 anyway is left out.
+        samples: batches that are run once for each group; a few will do.
+        folder: for the files that this takes; they are removed.
+        scores: whether the outputs are scores of classes, which the KL divergence compares; the
+            relative error of all outputs else, see `compress.quantization.divergence`.
+
+    Raises:
+        ModelFileError: a node of the groups is not there, or has no name of its own.
+        InputError: there are no samples.
+    """
+    int8 = folder / "all-int8.onnx"
+    check_names(load_onnx(source), groups, source)
+    make(frozenset(), int8)
+    try:
+        groups = quantized_groups(source, int8, groups)
+        probe = Probe(source, make, int8, groups, samples, scores=scores)
+        return probe.ranking(groups, progress)
+    finally:
+        int8.unlink(missing_ok=True)
+
+
+def quantized_groups(source: Path, int8: Path, groups: Groups) -> dict[str, frozenset[str]]:
+    """The groups without nodes that are fp32 in the quantized file; none is empty."""
+    became = int8_layers(onnx.load(source), onnx.load(int8))
+    return {name: nodes & became for name, nodes in groups.items() if nodes & became}
+
+
+class Probe:
+    """Runs a model with any of its layers in int8, on the same few batches."""
+
+    def __init__(
+        self,
+        source: Path,
+        make: Make,
+        int8: Path,
+        groups: Groups,
+        samples: Samples,
+        *,
+        scores: bool,
+    ) -> None:
+        """Load what it takes.
+
+        Args:
+            int8: what `make` wrote with nothing left in fp32; files are put beside it.
+            groups, samples, scores: see `sensitivities`.
+
+        Raises:
+            InputError: there are no samples.
+        """
+        session = Session(source)
+        self._batches = _batches(samples, session)
+        self._expected = [session.every_output(batch) for batch in self._batches]
+        self._make, self._beside = make, int8
+        self._every = frozenset[str]().union(*groups.values())
+        self._kinds = {node.name: node.op_type for node in onnx.load(source).graph.node}
+        self._scores = scores
+        self._order: list[str] = []
+        self._switched = self._with_switches(source, int8)
+
+    def ranking(
+        self, groups: Groups, progress: Progress = quiet, stop: Callable[[], None] = lambda: None
+    ) -> list[Sensitivity]:
+        """All groups, each quantized alone, the largest divergence first.
+
+        Args:
+            stop: called before each group; raises to end it.
+        """
+        found = []
+        for done, (name, nodes) in enumerate(groups.items(), 1):
+            stop()
+            found.append(self._sensitivity(name, nodes))
+            progress("sensitivity", done, len(groups))
+        return sorted(found, key=lambda entry: -size(entry))
+
+    def _sensitivity(self, name: str, nodes: frozenset[str]) -> Sensitivity:
+        divergence = self.divergence(nodes)
+        return Sensitivity(
+            name=name,
+            operator=", ".join(sorted({self._kinds[node] for node in nodes})),
+            nodes=len(nodes),
+            divergence=divergence if math.isfinite(divergence) else None,
+            measure="KL divergence" if self._scores else "relative error",
+        )
+
+    def divergence(self, nodes: frozenset[str]) -> float:
+        """Of the outputs with only these nodes in int8 from those in fp32."""
+        measure = score_divergence if self._scores else relative_error
+        return measure(self._expected, self._outputs(nodes))
+
+    def _outputs(self, nodes: frozenset[str]) -> list[list[Array]]:
+        if self._switched is not None:
+            switches = np.array([name in nodes for name in self._order])
+            return [self._switched.every_output((*batch, switches)) for batch in self._batches]
+        path = self._beside.with_name(f"{self._beside.stem}-alone.onnx")
+        try:
+            self._make(self._every - nodes, path)
+            session = Session(path)
+            return [session.every_output(batch) for batch in self._batches]
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _with_switches(self, source: Path, int8: Path) -> Session | None:
+        """The session that switches, where the file allows it and it computes what it should."""
+        found = with_switches(onnx.load(source), onnx.load(int8), self._every)
+        if found is None:
+            return None
+        model, self._order = found
+        path = int8.with_name(f"{int8.stem}-switches.onnx")
+        try:
+            onnx.save(model, path)
+            session = Session(path)
+        except Exception:  # larger than a file may be, or a graph that onnxruntime does not take
+            return None
+        finally:
+            path.unlink(missing_ok=True)
+        off = np.zeros(len(self._order), dtype=bool)
+        outputs = [session.every_output((*batch, off)) for batch in self._batches]
+        return session if relative_error(self._expected, outputs) <= _SAME else None
+
+
+def size(entry: Sensitivity) -> float:
+    """The divergence as a number: infinite where no numbers came out."""
+    return math.inf if entry.divergence is None else entry.divergence
+
+
+def _batches(samples: Samples, session: Session) -> list[Feeds]:
+    """Batches as the model takes them: of the size that it was written for, where there is one."""
+    given = [samples] if isinstance(samples, tuple) else list(samples)
+    if not given or not all(len(batch[0]) for batch in given):
+        raise InputError("sensitivity: no samples; expected at least one batch of one sample.")
+    shape = session.inputs[0].shape
+    if not shape or not isinstance(shape[0], int):
+        return given
+    size = shape[0]
+    return [
+        tuple(fill(part[at : at + size], size) for part in batch)
+        for batch in given
+        for at in range(0, len(batch[0]), size)
+    ]
