@@ -89,8 +89,8 @@ def mixed_precision(
     Args:
         source: ONNX file of the fp32 model that `make` starts from.
         make: an error that it raises counts as a model over the budget, save wrong input.
-        groups: names of nodes that stay fp32 together, such as `layers` gives; what `make` leaves
-            in fp32 anyway is left out.
+        groups: names of nodes that stay fp32 together, such as `layers` gives. A group that
+            `make` leaves in fp32 anyway is left out.
         samples: batches on which sensitivities are measured, see `sensitivities`.
         max_drop: in the unit of `evaluate`.
         folder: where the model is left.
@@ -206,8 +206,7 @@ def _rank(search: _Search, source: Path, samples: Samples, *, scores: bool) -> N
     probe = Probe(source, search.make, int8, search.groups, samples, scores=scores)
     every = frozenset[str]().union(*search.groups.values())
     kinds = {name: nodes & every for name, nodes in by_operator(load_onnx(source)).items()}
-    present = {name: nodes for name, nodes in kinds.items() if nodes}
-    search.kinds = probe.ranking(present, stop=search.check)
+    search.kinds = probe.ranking(quantized_groups(source, int8, kinds), stop=search.check)
     search.order = probe.ranking(search.groups, search.progress, search.check)
 
 

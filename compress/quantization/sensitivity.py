@@ -45,7 +45,7 @@ def sensitivities(
     Args:
         source: ONNX file of the fp32 model that `make` starts from.
         groups: names of nodes, which have to be in the source; see `layers` and `by_operator`.
-            What `make` leaves in fp32 anyway is left out.
+            A group that `make` leaves in fp32 anyway is left out.
         samples: batches that are run once for each group; a few will do.
         folder: for the files that this takes; they are removed.
         scores: whether the outputs are scores of classes, which the KL divergence compares; the
@@ -67,9 +67,9 @@ def sensitivities(
 
 
 def quantized_groups(source: Path, int8: Path, groups: Groups) -> dict[str, frozenset[str]]:
-    """The groups without nodes that are fp32 in the quantized file; none is empty."""
+    """The groups of which a layer is int8 in the quantized file."""
     became = int8_layers(onnx.load(source), onnx.load(int8))
-    return {name: nodes & became for name, nodes in groups.items() if nodes & became}
+    return {name: nodes for name, nodes in groups.items() if nodes & became}
 
 
 class Probe:
@@ -99,6 +99,7 @@ class Probe:
         self._expected = [session.every_output(batch) for batch in self._batches]
         self._make, self._beside = make, int8
         self._every = frozenset[str]().union(*groups.values())
+        self._int8 = int8_layers(onnx.load(source), onnx.load(int8)) & self._every
         self._kinds = {node.name: node.op_type for node in onnx.load(source).graph.node}
         self._scores = scores
         self._order: list[str] = []
@@ -123,8 +124,8 @@ class Probe:
         divergence = self.divergence(nodes)
         return Sensitivity(
             name=name,
-            operator=", ".join(sorted({self._kinds[node] for node in nodes})),
-            nodes=len(nodes),
+            operator=", ".join(sorted({self._kinds[node] for node in nodes & self._int8})),
+            nodes=len(nodes & self._int8),
             divergence=divergence if math.isfinite(divergence) else None,
             measure="KL divergence" if self._scores else "relative error",
         )
@@ -148,7 +149,7 @@ class Probe:
 
     def _with_switches(self, source: Path, int8: Path) -> Session | None:
         """The session that switches, where the file allows it and it computes what it should."""
-        found = with_switches(onnx.load(source), onnx.load(int8), self._every)
+        found = with_switches(onnx.load(source), onnx.load(int8), self._int8)
         if found is None:
             return None
         model, self._order = found

@@ -24,14 +24,12 @@ from onnxruntime.quantization.quant_utils import (
 )
 
 from compress.errors import UnknownName
-from compress.quantization.calibration.observed import STATIC_KINDS
+from compress.quantization.calibration.observed import STATIC_KINDS, is_large
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.preprocess import inside_scratch_folder
 
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
-#: Above it a model does not fit one protobuf message.
-_LARGEST = 2**31 - 2**20
 
 
 def quantize_static_int8(
@@ -75,8 +73,7 @@ def quantize_static_int8(
             {},
         )
         quantizer.quantize_model()
-        large = quantizer.model.model.ByteSize() > _LARGEST
-        quantizer.model.save_model_to_file(str(target), large)
+        quantizer.model.save_model_to_file(str(target), is_large(quantizer.model.model))
 
 
 def _types(model: ModelProto) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Sensitivity(Record):
     Attributes:
         name: of the node; of a group what its nodes share.
         operator: its type, such as "Conv"; all types of a group, separated by commas.
-        nodes: how many there are in the group.
+        nodes: how many of the group are int8.
         divergence: of the model's outputs from those in fp32, when nothing else is int8; None where
             no numbers came out.
         measure: what it counts: "relative error" is the L2 norm of the difference over that of the

@@ -21,7 +21,7 @@ from small_graphs import attention, save, value, whole
 from compress.data.task import Task
 from compress.errors import UnknownName
 from compress.export.graph import operators
-from compress.quantization.calibration import Ranges, collect
+from compress.quantization.calibration import Ranges, collect, observed
 from compress.quantization.calibration.shared import Calibration
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.preprocess import inside_scratch_folder, preprocess
@@ -185,32 +185,6 @@ def test_a_node_to_keep_that_is_not_there_is_named(prepared: Path, ranges: Range
     assert not (tmp_path / "int8.onnx").exists()
 
 
-def test_files_that_compute_the_same_share_one_calibration(
-    prepared: Path, batches: list[Feeds], tmp_path: Path
-):
-    rewritten, other = tmp_path / "rewritten.onnx", tmp_path / "other.onnx"
-    model = onnx.load(prepared)
-    model.doc_string = "the same"
-    onnx.save(model, rewritten)
-    last = model.graph.node[-1]
-    relu = onnx.helper.make_node("Identity", ["inner"], [last.output[0]], "last")
-    last.output[0] = "inner"
-    model.graph.node.append(relu)
-    onnx.save(model, other)
-    steps: list[tuple[str, int, int]] = []
-    shared = Calibration(
-        batches,
-        QuantizeConfig(),
-        progress=lambda label, done, total: steps.append((label, done, total)),
-    )
-    first = shared.ranges(prepared)
-    assert shared.ranges(prepared) is first
-    assert shared.ranges(rewritten, rewritten_from=prepared) is first
-    assert len(steps) == 2
-    assert "inner" in shared.ranges(other, rewritten_from=prepared)
-    assert len(steps) == 4
-
-
 def test_a_model_of_half_precision_keeps_its_type(tmp_path: Path):
     nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "m")]
     half = onnx.TensorProto.FLOAT16
@@ -224,3 +198,15 @@ def test_a_model_of_half_precision_keeps_its_type(tmp_path: Path):
     found = Session(tmp_path / "int8.onnx").run(rows)
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, rows @ weights["w"], atol=0.3)
+
+
+def test_a_large_model_is_written_beside_its_weights(
+    prepared: Path, batches: list[Feeds], ranges: Ranges, tmp_path: Path, monkeypatch
+):
+    small, large = tmp_path / "small.onnx", tmp_path / "large.onnx"
+    quantize_static_int8(prepared, small, ranges, QuantizeConfig())
+    monkeypatch.setattr(observed, "_LARGEST", 1000)
+    assert collect(prepared, batches).ranges() == ranges
+    quantize_static_int8(prepared, large, ranges, QuantizeConfig())
+    assert large.stat().st_size < small.stat().st_size
+    np.testing.assert_array_equal(Session(large).run(batches[0]), Session(small).run(batches[0]))

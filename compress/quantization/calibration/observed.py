@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from compress.errors import ModelFileError, UnknownName
@@ -18,8 +20,8 @@ from compress.errors import ModelFileError, UnknownName
 STATIC_KINDS = frozenset({*QLinearOpsRegistry, *QDQRegistry})
 #: Operators that move values and change none.
 _MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
-#: Above it a model does not fit one protobuf message.
-_LARGEST = 2**31 - 2**20
+#: Above it, in bytes of weights, a model does not fit one protobuf message.
+_LARGEST = 2**31 - 2**24
 _FLOATS = ("tensor(float)", "tensor(float16)")
 
 
@@ -141,7 +143,7 @@ def _open(source: Path, model: ModelProto, threads: int) -> ort.InferenceSession
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        if model.ByteSize() < _LARGEST:
+        if not is_large(model):
             written = model.SerializeToString()
             model.Clear()  # a second copy of the weights, not to be held beside the session's
             return ort.InferenceSession(written, options, providers=["CPUExecutionProvider"])
@@ -152,6 +154,14 @@ def _open(source: Path, model: ModelProto, threads: int) -> ort.InferenceSession
             return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes share no public base
         raise ModelFileError(f"{source}: onnxruntime cannot load it: {_line(error)}") from error
+
+
+def is_large(model: ModelProto) -> bool:
+    """Whether a file of it needs its weights in another one beside it."""
+    tensors = model.graph.initializer
+    sizes = (helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in tensors)
+    counts = (math.prod(tensor.dims) for tensor in tensors)
+    return bool(sum(map(operator.mul, sizes, counts)) > _LARGEST)
 
 
 def _line(error: Exception) -> str:
