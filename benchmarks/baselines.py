@@ -30,7 +30,7 @@ from compress.models.build import build, count_macs, count_parameters
 from compress.models.references import resolve
 from compress.pipeline.gates import check_gates
 from compress.pipeline.stages import export_model
-from compress.quantization import best
+from compress.quantization.building import build as build_candidates
 from compress.quantization.config import QuantizeConfig
 from compress.recipe.gate_file import load_gates
 from compress.training.batches import LabelledBatches
@@ -154,10 +154,11 @@ def quantize(family: Family, task: Task, source: Artifact, folder: Path) -> None
     with writing(folder) as scratch, tempfile.TemporaryDirectory() as building:
         exported = Path(building) / "fp32.onnx"
         export_model(model, task, exported)
-        files, failures = best.build(exported, Path(building), TaskJudge(task), family.quantize)
-        if len(files) != 1:
-            sys.exit(f"{family.model}: expected one {family.quantize.method} model: {failures}")
-        shutil.copyfile(next(iter(files.values())), scratch / ONNX)
+        built = build_candidates(exported, Path(building), TaskJudge(task), family.quantize)
+        if len(built.files) != 1:
+            method = family.quantize.method
+            sys.exit(f"{family.model}: expected one {method} model: {built.failures}")
+        shutil.copyfile(next(iter(built.files.values())), scratch / ONNX)
         finish(scratch, card)
 
 

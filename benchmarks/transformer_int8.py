@@ -22,7 +22,7 @@ from compress.measure.config import BenchConfig
 from compress.measure.latency import measure
 from compress.models.build import build
 from compress.models.references import resolve
-from compress.quantization.candidates import makers
+from compress.quantization.candidates import Candidates
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.fusion import fuse
 from compress.quantization.preprocess import preprocess
@@ -57,10 +57,10 @@ def _rows(width: int) -> list[dict[str, Any]]:
         preprocess(folder / "fp32.onnx", folder / "prepared.onnx")
         arms = {"fp32": folder / "fp32.onnx", "fp32, fused": folder / "fp32-fused.onnx"}
         fuse(folder / "prepared.onnx", arms["fp32, fused"], _samples(2))
-        config = QuantizeConfig()
-        for number, (kind, make) in enumerate(
-            makers(folder / "prepared.onnx", folder, [_samples(32)], config, "size").items()
-        ):
+        candidates = Candidates(
+            folder / "prepared.onnx", folder, [_samples(32)], QuantizeConfig(), "size"
+        )
+        for number, (kind, make) in enumerate(candidates.makers().items()):
             arms[kind] = folder / f"{number}.onnx"
             make(arms[kind])
         measured = measure(arms, CONFIG, inputs=_samples)

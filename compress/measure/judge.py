@@ -27,12 +27,14 @@ class Judge(Protocol):
         data: the data reference.
         metric: its name, such as "accuracy".
         higher_is_better: False for losses and errors.
+        outputs_are_scores: whether the largest output is the answer.
         notes: what a reader of the result has to know of the judgement.
     """
 
     data: str
     metric: str
     higher_is_better: bool
+    outputs_are_scores: bool
     notes: list[str]
 
     def calibration(self, count: int, seed: int) -> list[Feeds]:
@@ -69,6 +71,7 @@ class TaskJudge:
     def __init__(self, task: Task) -> None:
         self.task, self.data = task, task.name
         self.metric, self.higher_is_better = task.metric.name, task.metric.higher_is_better
+        self.outputs_are_scores = task.kind != "regression"
         self.notes: list[str] = []
         self._batches = feeds(task.validation)
 

@@ -85,7 +85,7 @@ class Agreement(OwnData):
         found = rule if rule != "auto" else _rule(reference, self._expected["validation"])
         self.rule = found
         self.metric = "top-1 agreement" if found == "top-1" else "relative error"
-        self.higher_is_better = found == "top-1"
+        self.higher_is_better = self.outputs_are_scores = found == "top-1"
         why = "" if rule == found else f", as its {_WHY[found]}; --agreement takes another"
         self.notes = [
             f"No labels were given: {self.metric} with the fp32 model's own outputs is what was "
@@ -199,6 +199,7 @@ class OwnMetric(OwnData):
         self.reference = reference
         self.metric = reference.rpartition(":")[2]
         self.higher_is_better = higher_is_better
+        self.outputs_are_scores = False
         self.notes = (
             []
             if self._by_part

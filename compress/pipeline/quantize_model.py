@@ -26,6 +26,7 @@ from compress.pipeline.quantize_record import QuantizeRecord
 from compress.pipeline.runner import check_vocabulary
 from compress.progress import Progress, quiet
 from compress.quantization import best
+from compress.quantization.building import build
 from compress.quantization.config import QuantizeConfig
 from compress.recipe import BudgetConfig
 from compress.report.schema import Candidate, Quality, Report
@@ -90,13 +91,10 @@ def quantize_model(
         check_vocabulary(Inputs(parent=parent), judge.task)
     goal = best.Goal(parent.onnx, budget.max_drop, budget.minimise, bench, budget.relative)
     with tempfile.TemporaryDirectory() as folder, writing(out) as scratch:
-        files, failures = best.build(
-            parent.onnx, Path(folder), judge, config, seed, budget.minimise
-        )
+        built = build(parent.onnx, Path(folder), judge, config, seed, budget.minimise)
         choice = best.choose(
             parent.onnx,
-            files,
-            failures,
+            built,
             judge,
             goal,
             stage=out.name,
@@ -107,7 +105,9 @@ def quantize_model(
         )
         best.refuse_single_method(choice, config)
         shutil.copyfile(choice.target.path, scratch / ONNX)
-        made = QuantizeRecord(parent, judge, config, budget, bench, choice, device, seed)
+        made = QuantizeRecord(
+            parent, judge, config, budget, bench, choice, built.rewrites, device, seed
+        )
         return _finish(made, out, scratch, threads, command, progress, began)
 
 

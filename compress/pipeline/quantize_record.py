@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from compress.progress import Progress
 from compress.quantization import best
 from compress.quantization.account import account_of_nodes
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.rewriting.simplify import Rewrite
 from compress.recipe import BudgetConfig
 from compress.report.schema import Arm, Quality, Report
 from compress.runtime.interface import Target
@@ -39,6 +40,7 @@ class QuantizeRecord:
     budget: BudgetConfig
     bench: BenchConfig
     choice: best.Choice
+    rewrites: list[Rewrite]
     device: str
     seed: int
     portability: dict[str, Any] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class QuantizeRecord:
         evidence = {
             "candidates": account,
             "chosen": self.choice.name or best.INPUT,
+            "rewrites": [asdict(entry) for entry in self.rewrites],
             "operators": operators(model),
             "nodes": account_of_nodes(model),
             "size_bytes": sizes,

@@ -29,6 +29,7 @@ from compress.pipeline.teaching import distill
 from compress.pruning.config import PruneConfig
 from compress.pruning.prune import prune
 from compress.quantization import best
+from compress.quantization.building import build as build_candidates
 from compress.quantization.config import QuantizeConfig
 from compress.training.batches import LabelledBatches
 from compress.training.checkpoint import Checkpoint
@@ -119,13 +120,12 @@ def quantize(
     )
     judge = TaskJudge(context.task)
     with tempfile.TemporaryDirectory() as folder:
-        files, failures = best.build(
+        built = build_candidates(
             source, Path(folder), judge, config, context.seed, context.budget.minimise
         )
         choice = best.choose(
             source,
-            files,
-            failures,
+            built,
             judge,
             goal,
             stage="",

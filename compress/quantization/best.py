@@ -1,23 +1,21 @@
-"""Building quantized models, measuring each on the real runtime, and choosing between them."""
+"""Measuring quantized models on the real runtime, and choosing between them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compress.errors import CompressError, InputError, NoEffect
-from compress.export.graph import load_onnx, operators, shorten_names, strip
+from compress.errors import NoEffect
 from compress.measure.config import BenchConfig
 from compress.measure.judge import Floats, Judge
 from compress.progress import Progress, quiet
-from compress.quantization.candidates import makers
+from compress.quantization.building import Built, first_line
 from compress.quantization.config import QuantizeConfig
-from compress.quantization.preprocess import preprocess
+from compress.quantization.rescue import rescue
 from compress.quantization.timing import time_candidates
 from compress.report.formatting import metric_format
 from compress.report.schema import Candidate
 from compress.runtime.interface import Target, open_model
-from compress.runtime.onnxruntime import Session
 from compress.stats import paired_drop
 
 #: Latencies closer than this count as equal on a shared machine.
@@ -66,56 +64,9 @@ class Choice:
     interrupted: bool = False
 
 
-def build(
-    source: Path,
-    folder: Path,
-    judge: Judge,
-    config: QuantizeConfig,
-    seed: int = 0,
-    minimise: str = "latency",
-) -> tuple[dict[str, Path], dict[str, str]]:
-    """All models that the configuration asks for.
-
-    Args:
-        source: ONNX file of the fp32 model.
-        folder: where the candidates are written.
-
-    Returns:
-        Name to file of what could be built and loads, and name to reason of what could not.
-    """
-    prepared = folder / "prepared.onnx"
-    preprocess(source, prepared)
-    samples = judge.calibration(config.samples, seed)
-    files, failures = {}, {}
-    for number, (name, make) in enumerate(
-        makers(prepared, folder, samples, config, minimise).items()
-    ):
-        path = folder / f"candidate-{number}.onnx"
-        try:
-            make(path)
-            _finish(path)
-            files[name] = path
-        except InputError:
-            raise
-        except Exception as error:  # onnxruntime's quantizers raise whatever they meet
-            failures[name] = f"could not be built: {_line(error)}"
-    return files, failures
-
-
-def _finish(path: Path) -> None:
-    """Small names, a valid graph, something in int8, and a file that loads."""
-    model = shorten_names(strip(load_onnx(path)))
-    path.write_bytes(model.SerializeToString())
-    counts = operators(model)
-    if not any("int" in precision for entry in counts.values() for precision in entry):
-        raise CompressError("no operator became int8")
-    Session(path)
-
-
 def choose(
     source: Path,
-    files: dict[str, Path],
-    failures: dict[str, str],
+    built: Built,
     judge: Judge,
     goal: Goal,
     *,
@@ -137,8 +88,20 @@ def choose(
     reference = _scores(Target(goal.reference), judge, device, threads)
     if goal.relative:
         goal = replace(goal, max_drop=goal.max_drop * abs(float(reference.mean())))
-    arms = _targets(source, files, runtimes)
+    arms = _targets({INPUT: source, **built.files}, runtimes)
     drops, failed = _drops(arms, reference, judge, device, threads)
+    rescued = rescue(
+        built,
+        drops,
+        lambda path: _drop(Target(path), reference, judge, device, threads),
+        goal.max_drop,
+        scores=judge.outputs_are_scores,
+        progress=progress,
+    )
+    more = _targets(rescued.files, runtimes)
+    arms |= more
+    further = _drops(more, reference, judge, device, threads)
+    drops, failed = drops | further[0], failed | further[1] | built.failures | rescued.failures
     within = {name for name, drop in drops.items() if drop <= goal.max_drop + _ROUNDING}
     timed = time_candidates(
         {name: arms[name] for name in drops},
@@ -161,12 +124,13 @@ def choose(
             drop=drops[name],
             latency_ratio=ratio,
             size_bytes=arms[name].path.stat().st_size,
+            sensitivity=rescued.sensitivity.get(name, []),
         )
     chosen = _best(found, goal)
     account = [_account(entry, chosen, found, goal) for entry in found.values()]
     account += [
         Candidate(stage=stage, name=name, kept=False, reason=reason)
-        for name, reason in (failures | failed).items()
+        for name, reason in failed.items()
     ]
     best_threads = {batch: timed.threads(chosen, batch) for batch in goal.bench.batch}
     taken = None if chosen == INPUT else chosen
@@ -180,26 +144,24 @@ def _drops(
     drops, failed = dict[str, float](), dict[str, str]()
     for name, target in arms.items():
         try:
-            scores = _scores(target, judge, device, threads)
+            drops[name] = _drop(target, reference, judge, device, threads)
         except Exception as error:  # a candidate may fail as runtimes do; the input may not
             if name == INPUT:
                 raise
-            failed[name] = f"fails on the data: {_line(error)}"
-            continue
-        drops[name], _ = paired_drop(reference, scores, judge.higher_is_better)
+            failed[name] = f"fails on the data: {first_line(error)}"
     return drops, failed
 
 
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _drop(target: Target, reference: Floats, judge: Judge, device: str, threads: int) -> float:
+    scores = _scores(target, judge, device, threads)
+    return paired_drop(reference, scores, judge.higher_is_better)[0]
 
 
-def _targets(source: Path, files: dict[str, Path], runtimes: tuple[str, ...]) -> dict[str, Target]:
+def _targets(files: dict[str, Path], runtimes: tuple[str, ...]) -> dict[str, Target]:
     """Every file on onnxruntime, then on each of the others."""
-    every = {INPUT: source, **files}
-    found = {name: Target(path) for name, path in every.items()}
+    found = {name: Target(path) for name, path in files.items()}
     for runtime in runtimes:
-        found |= {f"{name}, {runtime}": Target(path, runtime) for name, path in every.items()}
+        found |= {f"{name}, {runtime}": Target(path, runtime) for name, path in files.items()}
     return found
 
 

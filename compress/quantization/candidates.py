@@ -6,17 +6,22 @@ nothing: static int8 leaves an LSTM as it is; onnxruntime has an int8 kernel for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
 from compress.export.graph import load_onnx
+from compress.measure.machine import machine
+from compress.quantization.bias_correction import correct_biases, corrected_inputs
+from compress.quantization.calibration.collecting import collect
 from compress.quantization.calibration.shared import Calibration
-from compress.quantization.calibration.statistics import Ranges
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
+from compress.quantization.equalization import equalize
 from compress.quantization.fusion import fuse
 from compress.quantization.nbits import quantize_4bit
+from compress.quantization.saturation import saturates
+from compress.quantization.smoothquant import smooth
 from compress.quantization.static import quantize_static_int8
 from compress.quantization.weight_only import quantize_weights
 from compress.runtime.onnxruntime import Feeds
@@ -30,87 +35,157 @@ _STEPPED = {"GRU", "RNN"}
 _MANY = 4
 
 
-def makers(
-    prepared: Path, folder: Path, samples: list[Feeds], config: QuantizeConfig, minimise: str
-) -> dict[str, Maker]:
-    """Name to maker of every model that the configuration asks for.
+class Candidates:
+    """Makers of all models that start from one file, and the calibration that they share."""
 
-    Args:
-        prepared: preprocessed ONNX file of the fp32 model.
-        folder: for files that several candidates start from.
-        samples: calibration batches.
-        minimise: "latency" or "size"; 4 bits are for the latter.
-    """
-    kinds = [node.op_type for node in load_onnx(prepared).graph.node]
-    convolutions, recurrent = "Conv" in kinds, bool({"LSTM", *_STEPPED} & set(kinds))
-    many = sum(kinds.count(kind) for kind in _PRODUCTS) >= _MANY
-    found: dict[str, Maker] = {}
-    calibration = Calibration(samples, config)
-    ranges = partial(calibration.ranges, prepared)
-    fused = folder / "fused.onnx"
-    is_fused = config.method == "best" and fuse(prepared, fused, samples[0])
-    if config.method == "static" or (config.method == "best" and (convolutions or many)):
-        found |= _static(prepared, ranges, config, convolutions=convolutions)
-    if config.method == "best" and convolutions and (recurrent or many):
-        found["static convolutions, the rest dynamic"] = lambda path: _both(
-            prepared, folder, path, ranges, config
-        )
-    if config.method in ("best", "dynamic"):
-        found["dynamic"] = lambda path: quantize_dynamic_int8(
-            prepared, path, per_channel=config.per_channel
-        )
-    if is_fused and many:
-        fused_ranges = partial(calibration.ranges, fused, rewritten_from=prepared)
-        makers_of_fused = _static(fused, fused_ranges, config, convolutions=convolutions)
-        found["static, fused"] = makers_of_fused["static"]
-        found["dynamic, fused"] = lambda path: quantize_dynamic_int8(
-            fused, path, per_channel=config.per_channel
-        )
-    if config.method == "best" and "LSTM" in kinds:
-        found["dynamic, one scale a matrix"] = lambda path: quantize_dynamic_int8(
-            prepared, path, per_channel=False
-        )
-    if config.method == "best" and _STEPPED & set(kinds):
-        found["dynamic, step by step"] = lambda path: quantize_dynamic_int8(
-            prepared, path, by_step=True
-        )
-    if config.method == "best" and many and minimise == "size":
-        found["4 bits in blocks"] = lambda path: quantize_4bit(prepared, path)
-    if config.method in ("best", "weight-only"):
-        found["weight-only"] = lambda path: quantize_weights(prepared, path)
-    return found
+    def __init__(
+        self,
+        prepared: Path,
+        folder: Path,
+        samples: list[Feeds],
+        config: QuantizeConfig,
+        minimise: str = "latency",
+    ) -> None:
+        """Look at a graph; nothing is built yet.
 
+        Args:
+            prepared: ONNX file of the fp32 model, rewritten for quantization.
+            folder: for files that candidates start from.
+            samples: calibration batches.
+            config: `method` says which candidates are wanted.
+            minimise: "latency" or "size"; 4 bits are for the latter.
+        """
+        self.prepared, self.samples, self.config = prepared, samples, config
+        self._folder, self._minimise = folder, minimise
+        self._nodes = list(load_onnx(prepared).graph.node)
+        self._kinds = [node.op_type for node in self._nodes]
+        self._many = sum(self._kinds.count(kind) for kind in _PRODUCTS) >= _MANY
+        self._calibration = Calibration(samples, config)
 
-def _static(
-    prepared: Path, ranges: Callable[[], Ranges], config: QuantizeConfig, *, convolutions: bool
-) -> dict[str, Maker]:
-    if not convolutions:
-        # The pieces between products lose accuracy in int8, and time to be converted.
-        return {
-            "static": lambda path: quantize_static_int8(
-                prepared, path, ranges(), config, kinds=_PRODUCTS
+    def makers(self) -> dict[str, Maker]:
+        """Name to maker of every model that the configuration asks for."""
+        found: dict[str, Maker] = {}
+        if self.config.method in ("best", "static"):
+            found |= self._static_makers()
+        if self.config.method in ("best", "dynamic"):
+            found["dynamic"] = partial(self._dynamic, self.prepared)
+        if self.config.method == "best":
+            found |= self._makers_by_operator()
+        if self.config.method in ("best", "weight-only"):
+            found["weight-only"] = partial(quantize_weights, self.prepared)
+        return found
+
+    @property
+    def convolutions(self) -> bool:
+        """Whether the graph has any."""
+        return "Conv" in self._kinds
+
+    @property
+    def can_be_static(self) -> bool:
+        """Whether the graph has what static int8 makes faster."""
+        return self.convolutions or self._many
+
+    def static(
+        self,
+        path: Path,
+        keep_fp32: Collection[str] = (),
+        *,
+        source: Path | None = None,
+        config: QuantizeConfig | None = None,
+    ) -> None:
+        """Static int8 of the operators that gain from it, ranges found once for each file.
+
+        Args:
+            keep_fp32: names of nodes that stay as they are.
+            source: a file that computes the same as the prepared one, instead of it.
+            config: of the integers, or of how ranges are found, instead of the candidates' own.
+        """
+        source, config = source or self.prepared, config or self.config
+        quantize_static_int8(
+            source,
+            path,
+            self._calibration.ranges(source, self.prepared, config),
+            config,
+            keep_fp32=tuple(keep_fp32),
+            # The pieces between products lose accuracy in int8, and time to be converted.
+            kinds=() if self.convolutions else _PRODUCTS,
+        )
+
+    def variants(self) -> dict[str, Maker]:
+        """Static int8 that loses less and is as fast, for where plain ranges lose too much."""
+        found: dict[str, Maker] = {}
+        if not self.can_be_static:
+            return found
+        if self.config.calibration != "mse":
+            by_error = self.config.model_copy(update={"calibration": "mse"})
+            found["static, ranges of least error"] = partial(self.static, config=by_error)
+        if self.convolutions:
+            found["static, equalized, biases corrected"] = self._corrected
+        if self._many:
+            found["static, SmoothQuant"] = self._smooth
+        return found
+
+    def _static_makers(self) -> dict[str, Maker]:
+        found: dict[str, Maker] = {}
+        if self.config.method == "static" or self.can_be_static:
+            found["static"] = self.static
+        if self.config.method == "static":
+            return found
+        if self.convolutions:
+            # Few input channels: too little work for the int8 kernel, which then costs time.
+            first = next(node.name for node in self._nodes if node.op_type == "Conv")
+            found["static, first convolution fp32"] = partial(self.static, keep_fp32=(first,))
+        facts = machine()
+        if found and saturates(facts["architecture"], facts["instruction_sets"]):
+            seven = self.config.model_copy(update={"reduce_range": True})
+            found["static, weights of 7 bits"] = partial(self.static, config=seven)
+        return found
+
+    def _makers_by_operator(self) -> dict[str, Maker]:
+        found: dict[str, Maker] = {}
+        recurrent = bool({"LSTM", *_STEPPED} & set(self._kinds))
+        if self.convolutions and (recurrent or self._many):
+            found["static convolutions, the rest dynamic"] = self._both
+        fused = self._folder / "fused.onnx"
+        if self._many and fuse(self.prepared, fused, self.samples[0]):
+            found["static, fused"] = partial(self.static, source=fused)
+            found["dynamic, fused"] = partial(self._dynamic, fused)
+        if "LSTM" in self._kinds:
+            found["dynamic, one scale a matrix"] = partial(
+                quantize_dynamic_int8, self.prepared, per_channel=False
             )
-        }
-    found: dict[str, Maker] = {
-        "static": lambda path: quantize_static_int8(prepared, path, ranges(), config)
-    }
-    first = next(node.name for node in load_onnx(prepared).graph.node if node.op_type == "Conv")
-    if config.method == "best":
-        # Few input channels: too little work for the int8 kernel, which then costs time.
-        found["static, first convolution fp32"] = lambda path: quantize_static_int8(
-            prepared, path, ranges(), config, keep_fp32=(first,)
-        )
-    return found
+        if _STEPPED & set(self._kinds):
+            found["dynamic, step by step"] = partial(
+                quantize_dynamic_int8, self.prepared, by_step=True
+            )
+        if self._many and self._minimise == "size":
+            found["4 bits in blocks"] = partial(quantize_4bit, self.prepared)
+        return found
 
+    def _dynamic(self, source: Path, path: Path) -> None:
+        quantize_dynamic_int8(source, path, per_channel=self.config.per_channel)
 
-def _both(
-    prepared: Path,
-    folder: Path,
-    target: Path,
-    ranges: Callable[[], Ranges],
-    config: QuantizeConfig,
-) -> None:
-    """Convolutions by calibration, then LSTM and products by the range of each call."""
-    half = folder / "static-convolutions.onnx"
-    quantize_static_int8(prepared, half, ranges(), config, kinds=("Conv",))
-    quantize_dynamic_int8(half, target)
+    def _both(self, path: Path) -> None:
+        """Convolutions by calibration, then LSTM and products by the range of each call."""
+        half = self._folder / "static-convolutions.onnx"
+        ranges = self._calibration.ranges(self.prepared)
+        quantize_static_int8(self.prepared, half, ranges, self.config, kinds=("Conv",))
+        quantize_dynamic_int8(half, path)
+
+    def _corrected(self, path: Path) -> None:
+        equal, corrected = self._folder / "equalized.onnx", self._folder / "corrected.onnx"
+        equalize(self.prepared, equal)
+        statistics = collect(equal, self.samples, channels=corrected_inputs(equal))
+        correct_biases(equal, corrected, statistics, self.config)
+        self._alone(corrected, path)
+
+    def _smooth(self, path: Path) -> None:
+        smoothed = self._folder / "smooth.onnx"
+        smooth(self.prepared, smoothed, self.samples, self.config)
+        self._alone(smoothed, path)
+
+    def _alone(self, source: Path, path: Path) -> None:
+        """Static int8 of a file whose activations are others than the prepared one's."""
+        kinds = () if self.convolutions else _PRODUCTS
+        ranges = Calibration(self.samples, self.config).ranges(source)
+        quantize_static_int8(source, path, ranges, self.config, kinds=kinds)

@@ -9,8 +9,8 @@ import pytest
 
 from compress.data.task import Task
 from compress.measure.judge import TaskJudge
-from compress.quantization import best
 from compress.quantization.account import account_of_nodes
+from compress.quantization.building import build
 from compress.quantization.config import QuantizeConfig
 
 
@@ -19,7 +19,7 @@ def files(
     trained_onnx: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("account")
-    return best.build(trained_onnx, folder, TaskJudge(tiny_task), QuantizeConfig(samples=32))[0]
+    return build(trained_onnx, folder, TaskJudge(tiny_task), QuantizeConfig(samples=32)).files
 
 
 def told(path: Path) -> dict[tuple[str, str], str]:

@@ -18,6 +18,7 @@ from compress.measure.config import BenchConfig
 from compress.measure.judge import TaskJudge
 from compress.measure.measured import Beside, Measured
 from compress.quantization import best, timing
+from compress.quantization.building import Built, build
 from compress.quantization.config import QuantizeConfig
 from compress.report.measure_schema import Noise, RawWorker
 from compress.report.schema import Candidate
@@ -69,7 +70,7 @@ class Stage:
         source, others = files[INPUT], {k: v for k, v in files.items() if k != INPUT}
         goal = best.Goal(source, max_drop, minimise, BenchConfig(batch=(1, 3), control=True))
         self.choice = best.choose(
-            source, others, failures or {}, TaskJudge(self.task), goal, stage="4-quantize"
+            source, Built(others, failures or {}), TaskJudge(self.task), goal, stage="4-quantize"
         )
         return self.choice.name, {entry.name: entry for entry in self.choice.account}
 
@@ -240,7 +241,8 @@ def built(
     trained_onnx: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Path], dict[str, str]]:
     folder = tmp_path_factory.mktemp("candidates")
-    return best.build(trained_onnx, folder, TaskJudge(tiny_task), QuantizeConfig(samples=64))
+    made = build(trained_onnx, folder, TaskJudge(tiny_task), QuantizeConfig(samples=64))
+    return made.files, made.failures
 
 
 def test_all_candidates_are_built_small_named_and_loadable(
@@ -273,7 +275,7 @@ def test_calibration_depends_on_the_seed_and_on_nothing_else(
     found = {}
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
-        files, _ = best.build(trained_onnx, tmp_path / str(seed), judge, config, seed)
+        files = build(trained_onnx, tmp_path / str(seed), judge, config, seed).files
         assert list(files) == ["static"]
         found[seed] = files["static"].read_bytes()
     assert found[0] == built[0]["static"].read_bytes()
@@ -288,8 +290,8 @@ def test_what_cannot_become_int8_is_named_with_the_reason(tmp_path: Path, tiny_t
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, tmp_path / "abs.onnx")
     judge = TaskJudge(tiny_task)
-    files, failures = best.build(tmp_path / "abs.onnx", tmp_path, judge, QuantizeConfig())
-    assert files == {}
-    assert failures == dict.fromkeys(
+    made = build(tmp_path / "abs.onnx", tmp_path, judge, QuantizeConfig())
+    assert made.files == {}
+    assert made.failures == dict.fromkeys(
         ("dynamic", "weight-only"), "could not be built: no operator became int8"
     )

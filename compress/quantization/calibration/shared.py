@@ -34,7 +34,7 @@ class Calibration:
         self._samples, self._config = samples, config
         self._threads, self._progress = threads, progress
         self._found: dict[Path, Statistics] = {}
-        self._ranges: dict[str, Ranges] = {}
+        self._ranges: dict[tuple[str, str, float], Ranges] = {}
 
     def statistics(self, source: Path, rewritten_from: Path | None = None) -> Statistics:
         """What a file's tensors hold.
@@ -51,11 +51,19 @@ class Calibration:
             )
         return self._found[source]
 
-    def ranges(self, source: Path, rewritten_from: Path | None = None) -> Ranges:
-        """The ranges of a file's tensors by the configuration's method, see `statistics`."""
-        found = self.statistics(source, rewritten_from)
-        if found.source not in self._ranges:
-            self._ranges[found.source] = found.ranges(
-                self._config.calibration, percentile=self._config.percentile
-            )
-        return self._ranges[found.source]
+    def ranges(
+        self,
+        source: Path,
+        rewritten_from: Path | None = None,
+        config: QuantizeConfig | None = None,
+    ) -> Ranges:
+        """The ranges of a file's tensors, see `statistics`.
+
+        Args:
+            config: by whose method, instead of the calibration's own.
+        """
+        found, config = self.statistics(source, rewritten_from), config or self._config
+        key = found.source, config.calibration, config.percentile
+        if key not in self._ranges:
+            self._ranges[key] = found.ranges(config.calibration, percentile=config.percentile)
+        return self._ranges[key]

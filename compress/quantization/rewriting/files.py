@@ -65,7 +65,7 @@ def _bytes(tensor: TensorProto) -> int:
     if tensor.data_type in (TensorProto.UNDEFINED, TensorProto.STRING):
         return 0
     size: int = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * size
+    return int(math.prod(tensor.dims)) * size
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:

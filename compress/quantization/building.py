@@ -1,0 +1,108 @@
+"""From a model to all its candidates: rewritten without loss first, then quantized in every way."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from compress.errors import CompressError, InputError
+from compress.export.graph import load_onnx, operators, shorten_names, strip
+from compress.measure.judge import Judge
+from compress.quantization.candidates import Candidates, Maker
+from compress.quantization.config import QuantizeConfig
+from compress.quantization.rewriting.simplify import Rewrite, simplify
+from compress.runtime.onnxruntime import Session
+
+#: The rewritten model, as a candidate of its own.
+REWRITTEN = "fp32, rewritten"
+#: Steps of rewriting that can make a model faster by themselves.
+_FASTER = {
+    "scales and shifts merged into weights",
+    "one-hot products to Gather",
+    "LayerNormalization",
+    "GELU",
+    "HardSwish",
+    "HardSigmoid",
+}
+
+
+@dataclass(frozen=True)
+class Built:
+    """All models that are worth measuring.
+
+    Attributes:
+        files: by name, what could be built and loads.
+        failures: by name, why others could not be built.
+        candidates: makes more of them; None where there is nothing to make them from.
+        rewrites: what was done to the model before it was quantized, see `simplify`.
+    """
+
+    files: dict[str, Path]
+    failures: dict[str, str] = field(default_factory=dict)
+    candidates: Candidates | None = None
+    rewrites: list[Rewrite] = field(default_factory=list)
+
+
+def build(
+    source: Path,
+    folder: Path,
+    judge: Judge,
+    config: QuantizeConfig,
+    seed: int = 0,
+    minimise: str = "latency",
+) -> Built:
+    """All models that the configuration asks for.
+
+    Args:
+        source: ONNX file of the fp32 model.
+        folder: where the candidates are written.
+    """
+    prepared = folder / "prepared.onnx"
+    samples = judge.calibration(config.samples, seed)
+    rewrites = simplify(source, prepared, samples[0])
+    candidates = Candidates(prepared, folder, samples, config, minimise)
+    files, failures = make_all(candidates.makers(), folder)
+    if config.method == "best" and any(
+        entry.name in _FASTER and not entry.undone for entry in rewrites
+    ):
+        rewritten = folder / "rewritten.onnx"
+        shutil.copyfile(prepared, rewritten)
+        finish(rewritten)
+        files[REWRITTEN] = rewritten
+    return Built(files, failures, candidates, rewrites)
+
+
+def make_all(makers: Mapping[str, Maker], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Name to file of what can be made and loads, and name to reason of what cannot."""
+    files, failures = dict[str, Path](), dict[str, str]()
+    for name, make in makers.items():
+        path = folder / f"{name.replace(' ', '-')}.onnx"
+        try:
+            make(path)
+            finish(path)
+            _check_integers(path)
+            files[name] = path
+        except InputError:
+            raise
+        except Exception as error:  # onnxruntime's quantizers raise whatever they meet
+            failures[name] = f"could not be built: {first_line(error)}"
+    return files, failures
+
+
+def finish(path: Path) -> None:
+    """Small names, a valid graph, and a file that loads."""
+    path.write_bytes(shorten_names(strip(load_onnx(path))).SerializeToString())
+    Session(path)
+
+
+def _check_integers(path: Path) -> None:
+    counts = operators(load_onnx(path))
+    if not any("int" in precision for entry in counts.values() for precision in entry):
+        raise CompressError("no operator became int8")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
