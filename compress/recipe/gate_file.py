@@ -24,6 +24,7 @@ from compress.data.references import TASKS, check_task
 from compress.errors import InputError, RecipeError, suggest
 from compress.measure.config import Count
 from compress.recipe.gate_schema import METRICS, GateConfig, QualityGate
+from compress.recipe.reading import NO_YAML, read_yaml
 from compress.recipe.settings import validate
 
 #: Names of the two models that `compress check` is given on the command line.
@@ -68,7 +69,7 @@ def is_gate_file(path: Path) -> bool:
     """Whether a YAML file is meant as a gate file and not as a recipe."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, *NO_YAML):
         return False
     return isinstance(content, dict) and "gates" in content and "stages" not in content
 
@@ -87,14 +88,7 @@ def load_gates(
         InputError: the file cannot be read.
         RecipeError: with every error of it.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read: {error.strerror}; expected a gate file."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(str(path), [f"not YAML: {' '.join(str(error).split())}"]) from None
+    content = read_yaml(path, "a gate file")
     if not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
         raise RecipeError(str(path), [f"expected a mapping with models and gates, found {found}."])
