@@ -147,6 +147,11 @@ def _stages(entries: list[_Entry], errors: list[str]) -> list[Stage]:
         config = validate(KINDS[entry.kind], settings, entry.place, errors)
         if config is not None:
             errors += _check_roles(entry, config, names)
+            if entry.kind == "benchmark" and config.length is not None:
+                errors.append(
+                    f"{entry.place}.length: a recipe's task gives the samples; length is for "
+                    "`compress bench` without data."
+                )
             stages.append(
                 Stage(
                     entry.kind,

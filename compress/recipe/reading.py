@@ -1,4 +1,4 @@
-"""Reading YAML, where a key that is given twice is an error: YAML itself would let the last one win."""
+"""Reading YAML; a key that is given twice is an error, where PyYAML lets the last one win."""
 
 from __future__ import annotations
 
@@ -75,6 +75,8 @@ def _in_mapping(node: MappingNode) -> Iterator[tuple[int, str]]:
             continue
         name, line = (key.tag, key.value), key.start_mark.line + 1
         if name in first:
-            text = f"line {line}: the key '{key.value}' is given a second time, the first is in line"
+            text = (
+                f"line {line}: the key '{key.value}' is given a second time, the first is in line"
+            )
             yield line, f"{text} {first[name]}; keep one of them."
         first.setdefault(name, line)
