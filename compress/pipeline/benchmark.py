@@ -153,7 +153,9 @@ def benchmark(
         raw=measured.raw(),
     )
     samples = {name: value["test"] for name, value in scores.items()}
-    return report.model_copy(update={"budget": judge(report, samples, context.task, recipe.budget)})
+    metric = context.task.metric
+    budget = judge(report, samples, metric.name, metric.higher_is_better, recipe.budget)
+    return report.model_copy(update={"budget": budget})
 
 
 def left_out(failed: dict[str, str], unprofiled: dict[str, str]) -> list[str]:
