@@ -129,23 +129,52 @@ def paired_bootstrap(
         models that agree on every sample, both bounds are the estimate: a bootstrap knows of no
         sample that it has not seen.
     """
-    n = len(baseline)
+    n, columns = baseline.shape
+    if n > 1 and np.array_equal(baseline, candidate):
+        return 0.0, (0.0, 0.0)
 
-    def difference(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+    def difference(means: np.ndarray) -> np.ndarray:
+        return np.asarray(metric(means[..., columns:]) - metric(means[..., :columns]))
+
+    terms = np.hstack([baseline, candidate])
+    return metric_bootstrap(
+        terms, difference, confidence=confidence, resamples=resamples, seed=seed
+    )
+
+
+def metric_bootstrap(
+    terms: np.ndarray,
+    metric: Callable[[np.ndarray], np.ndarray],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, Interval]:
+    """A metric that is no mean over samples, with its BCa interval; see `paired_bootstrap`.
+
+    Args:
+        terms: (n, k), what each sample adds to the k means that the metric is made of.
+
+    Returns:
+        metric of all samples; both bounds are infinite for a single one, and the estimate where no
+        resample differs from another.
+    """
+    n = len(terms)
+
+    def statistic(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
         rows = drawn.reshape(-1, drawn.shape[-1]).astype(np.int64)
         places = (rows + n * np.arange(len(rows))[:, None]).ravel()
         weights = np.bincount(places, minlength=len(rows) * n).reshape(-1, n) / rows.shape[1]
-        found = metric(weights @ candidate) - metric(weights @ baseline)
-        return np.asarray(found).reshape(drawn.shape[:-1])
+        return np.asarray(metric(weights @ terms)).reshape(drawn.shape[:-1])
 
-    estimate = float(difference(np.arange(n)))
-    if n < 2 or np.array_equal(baseline, candidate):
-        return estimate, (estimate, estimate) if n > 1 else (-math.inf, math.inf)
+    estimate = float(statistic(np.arange(n)))
+    if n < 2:
+        return estimate, (-math.inf, math.inf)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # where all resamples are equal
         found = stats.bootstrap(
             (np.arange(n),),
-            difference,
+            statistic,
             n_resamples=resamples,
             batch=max(1, 4_000_000 // n),
             confidence_level=confidence,

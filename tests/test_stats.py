@@ -12,6 +12,7 @@ from scipy import optimize, stats
 
 from compress.stats import (
     mean_interval,
+    metric_bootstrap,
     paired_bootstrap,
     paired_drop,
     quantile_interval,
@@ -255,6 +256,34 @@ def test_paired_bootstrap_of_models_that_agree():
     estimate, bounds = paired_bootstrap(same, 2 * same, squares)
     assert (estimate, *bounds) == pytest.approx((3.0, 3.0, 3.0))
     assert paired_bootstrap(same[:1], same[:1], squares) == (0.0, (-math.inf, math.inf))
+
+
+def test_the_bootstrap_of_one_model_is_scipys():
+    values = np.random.default_rng(0).exponential(1.0, (40, 1))
+    expected = stats.bootstrap(
+        (values[:, 0],),
+        lambda drawn, axis: drawn.mean(axis=axis) ** 2,
+        n_resamples=2000,
+        method="BCa",
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    estimate, interval = metric_bootstrap(values, squares, seed=3)
+    assert estimate == pytest.approx(values.mean() ** 2)
+    assert interval == pytest.approx((expected.low, expected.high))
+    estimate, bounds = metric_bootstrap(np.ones((9, 1)), squares)
+    assert (estimate, *bounds) == pytest.approx((1.0, 1.0, 1.0))
+    assert metric_bootstrap(values[:1], squares)[1] == (-math.inf, math.inf)
+
+
+def test_the_bootstrap_of_one_model_covers_its_true_perplexity():
+    random, runs, covered = np.random.default_rng(2), 300, 0
+    for run in range(runs):
+        bits = random.gamma(2.0, 0.2, (60, 1)) + 1
+        _, (low, high) = metric_bootstrap(
+            bits, lambda means: 2 ** means[..., 0], resamples=400, seed=run
+        )
+        covered += low <= 2**1.4 <= high
+    assert 0.91 <= covered / runs <= 0.985  # 0.95, give or take three standard errors
 
 
 def test_paired_bootstrap_covers_a_true_difference_of_perplexities():

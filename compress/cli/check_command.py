@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,11 +16,13 @@ from compress.cli.options import (
     OutOption,
     SeedOption,
     check_device,
+    paths_and_settings,
 )
 from compress.cli.screen import gate_table, progress_bars, say
 from compress.errors import InputError
 
 if TYPE_CHECKING:
+    from compress.pipeline.check import CheckConfig
     from compress.report.schema import Report
 
 #: Exit codes of the verdicts; "inconclusive" may also be let pass.
@@ -50,10 +52,19 @@ def check(
     candidate: Annotated[
         Path | None, typer.Argument(help="The same, of the model to be judged.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="How latencies are taken: affinity=[0,1], warm_up_s, warm_up_calls, "
+            "warm_up_cap_s, rounds, block_ms, timeout; length=64 of made-up inputs.",
+        ),
+    ] = None,
     gates: Annotated[
         Path | None,
         typer.Option(
-            help="YAML file of what is promised, instead of the options down to --threads."
+            help="YAML file of what is promised, instead of the options down to --threads and of "
+            "KEY=VALUE; it may have all of these keys."
         ),
     ] = None,
     data: Annotated[
@@ -85,28 +96,24 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Whether the candidate is slower, worse or larger than the baseline: the gate for CI."""
-    from compress.pipeline.check import CheckConfig
     from compress.pipeline.check import check as run_check
     from compress.pipeline.find import find_model, nothing_there
     from compress.pipeline.gates import check_gates
-    from compress.recipe.gate_file import load_gates
-    from compress.recipe.settings import validated
+    from compress.recipe.gate_file import POSITIONAL, load_gates
 
-    models = {"baseline": baseline, "candidate": candidate}
-    given = {name: path for name, path in models.items() if path is not None}
+    words = [str(word) for word in (baseline, candidate, *(settings or [])) if word is not None]
+    paths, pairs = paths_and_settings(words)
+    if len(paths) > len(POSITIONAL):
+        raise InputError(f"{paths[2]}: a third model; name BASELINE and CANDIDATE.")
+    given = dict(zip(POSITIONAL, paths, strict=False))
     check_device(device)
-    if (
-        missing_baseline is Without.pass_
-        and baseline is not None
-        and candidate is not None
-        and nothing_there(baseline)
-    ):
-        find_model(candidate)
-        _tell_first(baseline, as_json)
+    if missing_baseline is Without.pass_ and len(paths) == 2 and nothing_there(paths[0]):
+        find_model(paths[1])
+        _tell_first(paths[0], as_json)
         raise typer.Exit(0)
     tell = (lambda _: None) if as_json else say
     if gates is not None:
-        _refuse_limits(context)
+        _refuse_limits(context, pairs)
         file = load_gates(gates, given, data)
         with progress_bars(enabled=not as_json) as progress:
             report = check_gates(
@@ -119,24 +126,13 @@ def check(
                 tell=tell,
             )
     else:
-        if baseline is None or candidate is None:
+        if len(paths) < len(POSITIONAL):
             raise InputError("check: name BASELINE and CANDIDATE, or a file of gates in --gates.")
-        config = validated(
-            CheckConfig,
-            {
-                "margin": margin,
-                "max_drop": max_drop,
-                "relative": relative,
-                "size_margin": size_margin,
-                "batch": tuple(batch or [1]),
-                "threads": threads,
-            },
-            "check",
-        )
+        config = _config(context, pairs)
         with progress_bars(enabled=not as_json) as progress:
             report = run_check(
-                baseline,
-                candidate,
+                paths[0],
+                paths[1],
                 config,
                 data=data,
                 device=device.value,
@@ -148,14 +144,39 @@ def check(
     _finish(report, out, inconclusive, as_json)
 
 
-def _refuse_limits(context: typer.Context) -> None:
-    """With a gate file every limit stands in the file, so that none is set aside in silence."""
+def _config(context: typer.Context, pairs: dict[str, Any]) -> CheckConfig:
+    """What the options and the settings ask for together.
+
+    Raises:
+        RecipeError: a setting that does not exist or cannot be.
+        InputError: one that is given in both ways.
+    """
+    from compress.pipeline.check import CheckConfig
+    from compress.recipe.settings import validated
+
+    options = _given_limits(context)
+    for name in options:
+        if name in pairs:
+            raise InputError(f"{name}: given as --{name.replace('_', '-')} as well; keep one.")
+    config: CheckConfig = validated(CheckConfig, options | pairs, "check")
+    return config
+
+
+def _given_limits(context: typer.Context) -> dict[str, Any]:
+    """The options that say what is allowed, where they stand on the command line."""
+    found = {}
     for name in ("max_drop", "relative", "margin", "size_margin", "batch", "threads"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise InputError(
-                f"--{name.replace('_', '-')}: with --gates the file says what is allowed."
-            )
+            found[name] = context.params[name]
+    return found
+
+
+def _refuse_limits(context: typer.Context, pairs: dict[str, Any]) -> None:
+    """With a gate file every limit stands in the file, so that none is set aside in silence."""
+    names = [f"--{name.replace('_', '-')}" for name in _given_limits(context)]
+    for name in [*names, *pairs]:
+        raise InputError(f"{name}: with --gates the file says what is allowed.")
 
 
 def _command(

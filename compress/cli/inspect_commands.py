@@ -16,6 +16,7 @@ from compress.cli.options import (
     OutOption,
     SeedOption,
     check_device,
+    paths_and_settings,
 )
 from compress.cli.screen import progress_bars, results_table, samples_line, terminal_width
 
@@ -43,7 +44,8 @@ def bench(
         list[str],
         typer.Argument(
             help="Artifact folders and ONNX files; @openvino, @torch, @torchscript or @compile "
-            "behind one names its runtime; key=value sets batch, …"
+            "behind one names its runtime; key=value sets batch, threads, length (of what inputs "
+            "leave open, without --data), affinity, …"
         ),
     ],
     data: Annotated[
@@ -57,11 +59,9 @@ def bench(
     """Latency, memory, size, accuracy side by side: compress bench a b.onnx batch=[1,8]"""
     from compress.pipeline.bench import bench as run_bench
     from compress.recipe import check_settings
-    from compress.recipe.overrides import settings_from_pairs
 
-    files = [Path(arm) for arm in arms if "=" not in arm or Path(arm).exists()]
-    pairs = [arm for arm in arms if Path(arm) not in files]
-    config = check_settings("benchmark", settings_from_pairs(pairs))
+    files, settings = paths_and_settings(arms)
+    config = check_settings("benchmark", settings)
     check_device(device)
     with progress_bars(enabled=not as_json) as progress:
         report = run_bench(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +30,20 @@ SettingsArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the stage, as in a recipe."),
 ]
+
+
+def paths_and_settings(words: Iterable[str]) -> tuple[list[Path], dict[str, Any]]:
+    """Arguments that name files, and those of `key=value`; what is there is a file in any case.
+
+    Raises:
+        InputError: a value is not YAML.
+    """
+    from compress.recipe.overrides import settings_from_pairs
+
+    given = list(words)
+    paths = [word for word in given if "=" not in word or Path(word).exists()]
+    settings = settings_from_pairs([word for word in given if word not in paths])
+    return list(map(Path, paths)), settings
 
 
 def check_device(device: Device) -> None:

@@ -28,6 +28,12 @@ def profile(
         typer.Option(help="Task whose samples are the inputs; random ones if left out."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=65_536, help="Samples a call.")] = 1,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65_536, help="Of every open dimension behind the batch; without --data."
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, max=65_536, help="Threads of the runtime.")] = 1,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -37,7 +43,7 @@ def profile(
     from compress.pipeline.profile import profile as run_profile
     from compress.report import profile_tables as tables
 
-    config = ProfileConfig(batch=batch, threads=threads)
+    config = ProfileConfig(batch=batch, length=length, threads=threads)
     with progress_bars(enabled=not as_json) as progress:
         report = run_profile(model, other, config, data=data, out=out, progress=progress)
     if as_json:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    app.command()(run)
+    app.command(
+        epilog="Exit codes: 0 done, 1 budget missed or a stage failed, 2 wrong use, bad input, or "
+        "a model that could not be measured and was left out."
+    )(run)
     app.command()(validate)
     app.command()(report)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from compress.progress import Progress, quiet
 
 if TYPE_CHECKING:
+    from compress.report.measure_schema import Size
     from compress.report.schema import Arm, Report
     from compress.report.tables import Table
 
@@ -57,12 +58,14 @@ def results_table(report: Report, width: int | None = None) -> str:
         width: of the terminal, in characters; the least needed columns go until the table fits.
             None keeps them all.
     """
-    batches = sorted({point.batch for arm in report.arms for point in arm.latency})
+    from compress.report.gains import call_sizes
+
+    sizes = call_sizes(report)
     header = ["stage", "precision", "quality (test)", "95 % interval"]
-    for batch in batches:
-        header += [f"ms at {batch}", "faster"]
+    for size in sizes:
+        header += [f"ms at {size.batch}" + (f" × {size.length}" if size.length else ""), "faster"]
     header += ["kB", "smaller", "params", "MACs"]
-    rows = _fit([header] + [_row(report, arm, batches) for arm in report.arms], width)
+    rows = _fit([header] + [_row(report, arm, sizes) for arm in report.arms], width)
     header = rows[0]
     widths = _widths(rows)
     lines = []
@@ -157,7 +160,7 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _row(report: Report, arm: Arm, batches: list[int]) -> list[str]:
+def _row(report: Report, arm: Arm, sizes: list[Size]) -> list[str]:
     marks = {report.final: " ← final", report.baseline: " (baseline)"}
     name = arm.name + marks.get(arm.name, " (control)" if arm.control_of else "")
     row = [name, arm.precision]
@@ -167,14 +170,14 @@ def _row(report: Report, arm: Arm, batches: list[int]) -> list[str]:
         row += [f"{arm.quality.value:.4f}", between]
     else:
         row += ["–", "–"]
-    for batch in batches:
-        point, entry = arm.best_latency(batch), report.comparison(arm.name, "latency", batch)
+    for size in sizes:
+        point, entry = arm.best_latency(*size), report.comparison(arm.name, "latency", *size)
         row.append(f"{point.median_ms:.3g}" if point else "–")
         row.append(f"{1 / entry.ratio:.1f} ×" if entry and entry.ratio else "–")
-    size = report.comparison(arm.name, "size")
+    smaller = report.comparison(arm.name, "size")
     row += [
         f"{arm.size_bytes / 1e3:,.1f}",
-        f"{1 / size.ratio:.1f} ×" if size and size.ratio else "–",
+        f"{1 / smaller.ratio:.1f} ×" if smaller and smaller.ratio else "–",
     ]
     row += [
         f"{arm.parameters:,}" if arm.parameters else "–",

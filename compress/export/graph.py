@@ -188,3 +188,15 @@ def _letters(number: int) -> str:
     while number := number // 26:
         text += digits[number % 26]
     return text
+
+
+def open_dimensions(model: ModelProto) -> list[str]:
+    """The dimensions behind the batch that the inputs leave open, such as "time of tokens"."""
+    weights = {entry.name for entry in model.graph.initializer}
+    return [
+        f"{size.dim_param or place} of {given.name}"
+        for given in model.graph.input
+        if given.name not in weights
+        for place, size in enumerate(given.type.tensor_type.shape.dim)
+        if place > 0 and not size.HasField("dim_value")
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -10,6 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from compress.errors import InputError
 
 Count = Annotated[int, Field(ge=1, le=65_536)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+TimeLimit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rounds = Annotated[int, Field(ge=2)]
+Cpus = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None
+
+
+def as_pairs(config: BaseModel, names: Iterable[str]) -> list[str]:
+    """Of these settings those that are not the usual ones, as `key=value` on a command line."""
+    found = config.model_dump(mode="json", include=set(names), exclude_defaults=True)
+    return [f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in found.items()]
 
 
 class BenchConfig(BaseModel):
@@ -17,6 +30,8 @@ class BenchConfig(BaseModel):
 
     Attributes:
         batch: samples a call.
+        length: of made-up inputs every open dimension behind the batch, such as the steps of a
+            sequence; 1 where None. Real samples have a length of their own.
         threads: intra-op thread counts; an arm is judged by its fastest.
         workers: processes, each of which loads every arm anew: the unit of replication. Every load
             has its own bias, which no number of calls within one process averages out.
@@ -38,16 +53,17 @@ class BenchConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 32)
+    length: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     threads: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2)
     workers: Annotated[int, Field(ge=1, le=64)] = 8
-    rounds: Annotated[int, Field(ge=2)] = 8
-    block_ms: Annotated[float, Field(gt=0)] = 5.0
-    warm_up_s: Annotated[float, Field(ge=0)] = 0.05
+    rounds: Rounds = 8
+    block_ms: Milliseconds = 5.0
+    warm_up_s: Seconds = 0.05
     warm_up_calls: Annotated[int, Field(ge=0)] = 5
-    warm_up_cap_s: Annotated[float, Field(ge=0)] = 0.4
+    warm_up_cap_s: Seconds = 0.4
     control: bool = True
-    affinity: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    timeout: Annotated[float, Field(gt=0)] = 600.0
+    affinity: Cpus = None
+    timeout: TimeLimit = 600.0
     profile: bool = False
 
     def check_here(self, device: str) -> None:
@@ -67,7 +83,60 @@ class BenchConfig(BaseModel):
                 f"affinity: CPUs {missing} are not among those allowed here: {sorted(allowed)}."
             )
 
-    @field_validator("batch", "threads", "affinity", mode="before")
+    @property
+    def lengths(self) -> tuple[int | None, ...]:
+        """Every length; None alone where the inputs decide."""
+        return self.length or (None,)
+
+    @field_validator("batch", "length", "threads", "affinity", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return [value] if isinstance(value, int) else value
+
+
+class CheckTiming(BaseModel):
+    """How a check takes latencies; how many processes it takes follows from what it decides.
+
+    Attributes:
+        margin: how much slower still counts as equal, 0.05 on a shared machine, 0.03 on one alone;
+            a model timed against itself must stay within half of it.
+        threads: of the runtime.
+        length: of made-up inputs, see `BenchConfig`; one alone, and without data only.
+        rounds, block_ms, affinity, timeout: see `BenchConfig`.
+        warm_up_s, warm_up_calls, warm_up_cap_s: the same; longer than a benchmark's, as two models
+            and not a dozen are given time to settle.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    threads: Count = 1
+    length: Count | None = None
+    rounds: Rounds = 20
+    block_ms: Milliseconds = 15.0
+    warm_up_s: Seconds = 0.1
+    warm_up_calls: Annotated[int, Field(ge=0)] = 10
+    warm_up_cap_s: Seconds = 1.0
+    affinity: Cpus = None
+    timeout: TimeLimit = 600.0
+
+    @field_validator("affinity", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, int) else value
+
+    def benchmark(self, batch: tuple[int, ...], workers: int) -> BenchConfig:
+        """A benchmark of so many workers, the control included."""
+        return BenchConfig(
+            batch=batch,
+            length=None if self.length is None else (self.length,),
+            threads=(self.threads,),
+            workers=workers,
+            rounds=self.rounds,
+            block_ms=self.block_ms,
+            warm_up_s=self.warm_up_s,
+            warm_up_calls=self.warm_up_calls,
+            warm_up_cap_s=self.warm_up_cap_s,
+            affinity=self.affinity,
+            timeout=self.timeout,
+        )

@@ -127,7 +127,7 @@ class _Found:
         for _, answer in self.answers:
             for entry in answer["cells"]:
                 if entry["arm"] not in failed:
-                    entries[entry["arm"], entry["batch"], entry["threads"]].append(entry)
+                    entries[_cell(entry)].append(entry)
         places = {cell: place for place, cell in enumerate(entries)}
         blocks = {
             cell: np.array([entry["blocks_ns"] for entry in found], dtype=np.float64)
@@ -146,12 +146,16 @@ class _Found:
 
     def _cells(self, names: list[str]) -> list[Cell]:
         """The coin shuffled what the workers answer."""
-        cells = {
-            (entry["arm"], entry["batch"], entry["threads"])
-            for entry in self.answers[0][1]["cells"]
-            if entry["arm"] in names
-        }
-        return sorted(cells, key=lambda cell: (names.index(cell[0]), *cell[1:]))
+        first = self.answers[0][1]["cells"]
+        cells = {_cell(entry) for entry in first if entry["arm"] in names}
+        return sorted(
+            cells,
+            key=lambda cell: (names.index(cell.arm), cell.batch, cell.length or 0, cell.threads),
+        )
+
+
+def _cell(entry: dict[str, Any]) -> Cell:
+    return Cell(entry["arm"], entry["batch"], entry["threads"], entry["length"])
 
 
 def _beside(entries: list[dict[str, Any]]) -> Beside:
@@ -166,8 +170,8 @@ def _beside(entries: list[dict[str, Any]]) -> Beside:
 
 def _worker(coin: int, answer: dict[str, Any], places: dict[Cell, int]) -> RawWorker:
     order = []
-    for batch, drawn in answer["order"]:
-        cells = [(arm, batch, threads) for arm, threads in drawn]
+    for batch, length, drawn in answer["order"]:
+        cells = [Cell(arm, batch, threads, length) for arm, threads in drawn]
         order.append([places[cell] for cell in cells if cell in places])
     noise = Noise.model_validate(answer["noise"])
     return RawWorker(seed=coin, order=order, cpus=answer["cpus"], noise=noise)

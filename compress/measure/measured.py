@@ -6,13 +6,22 @@ import math
 import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from compress.errors import InputError
 from compress.report import measure_schema
-from compress.report.measure_schema import Latency, Percentile, RawCell, RawMeasurement, RawWorker
+from compress.report.measure_schema import (
+    Latency,
+    Percentile,
+    RawCell,
+    RawMeasurement,
+    RawWorker,
+    Size,
+    in_order,
+)
 from compress.report.schema import Report
 from compress.stats import Interval, quantile_interval, ratio_interval
 
@@ -23,7 +32,18 @@ _LEAST_FOR_P90 = 29
 #: Percentiles of single calls.
 _PERCENTILES = (50, 90, 95, 99)
 
-Cell = tuple[str, int, int]
+
+class Cell(NamedTuple):
+    """One arm at one size of call and one thread count.
+
+    Attributes:
+        length: of made-up inputs; None where the inputs decide.
+    """
+
+    arm: str
+    batch: int
+    threads: int
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +80,8 @@ class Measured:
     """Block medians of every worker.
 
     Attributes:
-        blocks: (arm, batch, threads) to one array a worker, (workers, rounds), in nanoseconds.
+        blocks: cell to one array a worker, (workers, rounds), in nanoseconds; a key without a
+            length is a cell without one.
         calls: timed calls of each cell in all workers.
         beside: what else is known of each cell.
         workers: the processes; the places in their order are places in `blocks`.
@@ -72,6 +93,11 @@ class Measured:
     beside: dict[Cell, Beside] = field(default_factory=dict)
     workers: tuple[RawWorker, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "calls", "beside"):
+            cells = {Cell(*cell): known for cell, known in getattr(self, name).items()}
+            object.__setattr__(self, name, cells)
 
     def joined(self, more: Measured) -> Measured:
         """These workers and others of the same arms and settings."""
@@ -115,16 +141,23 @@ class Measured:
 
     def arms(self) -> list[str]:
         """Names of all arms, the control included."""
-        return list(dict.fromkeys(arm for arm, _, _ in self.blocks))
+        return list(dict.fromkeys(cell.arm for cell in self.blocks))
 
-    def best(self, arm: str, batch: int) -> Cell:
+    def sizes(self) -> list[Size]:
+        """Every batch size and length, smallest first."""
+        return in_order(Size(cell.batch, cell.length) for cell in self.blocks)
+
+    def best(self, arm: str, batch: int, length: int | None = None) -> Cell:
         """The cell of the thread count at which that arm is fastest."""
-        cells = [cell for cell in self.blocks if cell[:2] == (arm, batch)]
+        wanted = (arm, batch, length)
+        cells = [cell for cell in self.blocks if (cell.arm, cell.batch, cell.length) == wanted]
         return min(cells, key=lambda cell: _median(self.blocks[cell]))
 
     def latency(self, arm: str) -> list[Latency]:
         """Figures of one arm for the report."""
-        return [self._point(cell) for cell in sorted(self.blocks) if cell[0] == arm]
+        cells = [cell for cell in self.blocks if cell.arm == arm]
+        order = sorted(cells, key=lambda cell: (cell.batch, cell.length or 0, cell.threads))
+        return [self._point(cell) for cell in order]
 
     def _point(self, cell: Cell) -> Latency:
         blocks, known = self.blocks[cell], self.beside.get(cell, Beside())
@@ -132,13 +165,14 @@ class Measured:
         median = statistics.median(workers)
         enough = blocks.size >= _LEAST_FOR_P90
         return Latency(
-            batch=cell[1],
-            threads=cell[2],
+            batch=cell.batch,
+            length=cell.length,
+            threads=cell.threads,
             median_ms=median,
             p90_ms=float(np.percentile(blocks, 90)) / 1e6 if enough else None,
             n=self.calls[cell],
-            throughput=cell[1] / median * 1e3,
-            best=cell == self.best(cell[0], cell[1]),
+            throughput=cell.batch / median * 1e3,
+            best=cell == self.best(cell.arm, cell.batch, cell.length),
             workers_ms=workers,
             percentiles=percentiles(known.single_ns),
             load_ms=_milliseconds(known.load_ns),
@@ -146,7 +180,9 @@ class Measured:
             unstable=sum(known.unstable),
         )
 
-    def ratio(self, baseline: str, candidate: str, batch: int) -> tuple[float, Interval, int]:
+    def ratio(
+        self, baseline: str, candidate: str, batch: int, length: int | None = None
+    ) -> tuple[float, Interval, int]:
         """Candidate's latency over the baseline's, each at its best thread count.
 
         A worker's figure is the median over rounds of the log ratio of blocks that ran beside each
@@ -155,32 +191,34 @@ class Measured:
         Returns:
             The ratio, its 95 % interval, and the number of workers.
         """
-        ratios = np.exp(self.logs(baseline, candidate, batch))
+        ratios = np.exp(self.logs(baseline, candidate, batch, length))
         return *ratio_interval(ratios.tolist()), len(ratios)
 
-    def logs(self, baseline: str, candidate: str, batch: int) -> npt.NDArray[np.float64]:
+    def logs(
+        self, baseline: str, candidate: str, batch: int, length: int | None = None
+    ) -> npt.NDArray[np.float64]:
         """Each worker's median log(candidate / baseline), (workers,), as in `ratio`."""
-        over = self.blocks[self.best(candidate, batch)]
-        under = self.blocks[self.best(baseline, batch)]
+        over = self.blocks[self.best(candidate, batch, length)]
+        under = self.blocks[self.best(baseline, batch, length)]
         medians: npt.NDArray[np.float64] = np.median(np.log(over / under), axis=1)
         return medians
 
     def overall(self, baseline: str, candidate: str) -> float:
-        """Geometric mean over the batch sizes of the ratio."""
-        batches = sorted({batch for _, batch, _ in self.blocks})
-        logs = [math.log(self.ratio(baseline, candidate, batch)[0]) for batch in batches]
+        """Geometric mean over the batch sizes and lengths of the ratio."""
+        logs = [math.log(self.ratio(baseline, candidate, *size)[0]) for size in self.sizes()]
         return math.exp(statistics.fmean(logs))
 
     def raw(self) -> RawMeasurement:
         """All that the figures follow from, for the report; single calls left out."""
         cells = []
-        for (arm, batch, threads), blocks in self.blocks.items():
-            known = self.beside.get((arm, batch, threads), Beside())
+        for cell, blocks in self.blocks.items():
+            known = self.beside.get(cell, Beside())
             cells.append(
                 RawCell(
-                    arm=arm,
-                    batch=batch,
-                    threads=threads,
+                    arm=cell.arm,
+                    batch=cell.batch,
+                    length=cell.length,
+                    threads=cell.threads,
                     blocks_ns=np.rint(blocks).astype(int).tolist(),
                     calls_per_block=list(known.calls_per_block),
                     load_ns=list(known.load_ns),
@@ -203,7 +241,7 @@ def from_report(report: Report) -> Measured:
         )
     blocks, calls, beside = {}, {}, {}
     for entry in report.raw.cells:
-        cell = (entry.arm, entry.batch, entry.threads)
+        cell = Cell(entry.arm, entry.batch, entry.threads, entry.length)
         blocks[cell] = np.array(entry.blocks_ns, dtype=np.float64)
         calls[cell] = sum(entry.calls_per_block) * blocks[cell].shape[1]
         beside[cell] = Beside(

@@ -31,6 +31,7 @@ class ProfileConfig(BaseModel):
 
     Attributes:
         batch, threads: samples a call, and the runtime's intra-op threads.
+        length: of every open dimension of made-up inputs behind the batch; 1 where None.
         workers: processes a model. Of six, the lowest and the highest figure bound the median of
             all such processes at 97 %: it lies outside with probability 2 · (1/2)⁶.
         timeout: seconds until a worker counts as hung.
@@ -39,6 +40,7 @@ class ProfileConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: Count = 1
+    length: Count | None = None
     threads: Count = 1
     workers: Annotated[int, Field(ge=1, le=64)] = 6
     timeout: Annotated[float, Field(gt=0)] = 600.0
@@ -50,18 +52,19 @@ def bench_profiles(
     *,
     inputs: Batches | None,
     progress: Progress = quiet,
-) -> dict[str, Profile]:
-    """The profiles that a benchmark asks for; none where it does not.
-
-    Raises:
-        WorkerFailed: see `profile`.
-    """
+) -> tuple[dict[str, Profile], dict[str, str]]:
+    """The profiles that a benchmark asks for, none where it does not, and why any is missing."""
     if not config.profile:
-        return {}
+        return {}, {}
     settings = ProfileConfig(
-        batch=config.batch[0], threads=config.threads[0], timeout=config.timeout
+        batch=config.batch[0],
+        length=config.lengths[0],
+        threads=config.threads[0],
+        timeout=config.timeout,
     )
-    return profile(arms, settings, inputs=inputs, progress=progress)
+    failed: dict[str, str] = {}
+    found = profile(arms, settings, inputs=inputs, progress=progress, failed=failed)
+    return found, failed
 
 
 def profile(
@@ -70,6 +73,7 @@ def profile(
     *,
     inputs: Batches | None = None,
     progress: Progress = quiet,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, Profile]:
     """Where each model's time goes on the CPU, by onnxruntime's own profiler.
 
@@ -81,9 +85,10 @@ def profile(
         arms: name to ONNX file.
         inputs: batch size to real samples, one array for each of the models' inputs; made from the
             declared shapes where None.
+        failed: takes the name of each arm that fails, with the reason, and the others go on.
 
     Raises:
-        WorkerFailed: a process died, hung, or could not load a model.
+        WorkerFailed: a process died, hung, or could not load a model, and `failed` is None.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     with tempfile.TemporaryDirectory() as folder:
@@ -101,18 +106,31 @@ def profile(
                     "idle": str(idle),
                     "threads": [config.threads],
                     "batch": config.batch,
+                    "length": config.length,
                     "inputs": stored,
                 }
-                found[name].append(_run(job, config.timeout, Path(folder)))
+                if name in found:
+                    _run(name, job, config.timeout, Path(folder), found, failed)
                 progress("profile", turn * len(arms) + step, total)
     return {name: merge(results, config) for name, results in found.items()}
 
 
-def _run(job: dict[str, Any], timeout: float, folder: Path) -> Any:
+def _run(
+    name: str,
+    job: dict[str, Any],
+    timeout: float,
+    folder: Path,
+    found: dict[str, list[dict[str, Any]]],
+    failed: dict[str, str] | None,
+) -> None:
+    """One process of one arm, whose answer is added to `found`, or which goes from there."""
     try:
-        return run_worker(job, timeout, folder, program=_PROGRAM)
+        found[name].append(run_worker(job, timeout, folder, program=_PROGRAM))
     except ArmFailed as failure:
-        raise failure.error(arm["name"] for arm in job["arms"]) from None
+        if failed is None:
+            raise failure.error([name]) from None
+        failed[name] = failure.reason
+        del found[name]
 
 
 def idle_model(nodes: int = 60) -> ModelProto:
@@ -146,6 +164,7 @@ def merge(results: Sequence[Mapping[str, Any]], config: ProfileConfig) -> Profil
     int8 = [kind for kind in shares if kind.startswith("int8") and kind != CONVERSION]
     return Profile(
         batch=config.batch,
+        length=config.length,
         threads=config.threads,
         calls=sum(result["calls"] for result in results),
         kernels_us=total,

@@ -90,7 +90,7 @@ class _Twice:
 
 def _feeds(job: dict[str, Any]) -> Callable[[Session], Feeds]:
     if job["inputs"] is None:
-        return lambda session: session.example(job["batch"])
+        return lambda session: session.example(job["batch"], length=job["length"])
     with np.load(job["inputs"]) as arrays:
         given = tuple(arrays[name] for name in arrays.files)
     return lambda _: given

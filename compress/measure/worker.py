@@ -13,6 +13,7 @@ import random
 import sys
 import time
 import traceback
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from compress.runtime.interface import Model, import_runtime, open_model
 
 #: Single calls that are handed back for percentiles, of each cell.
 _KEPT_CALLS = 4000
+#: Samples of a call, and the length of each where one is made up.
+_Size = tuple[int, int | None]
 #: Exit code of a worker whose answer is what went wrong.
 FAILED = 70
 
@@ -67,29 +70,29 @@ def main() -> None:
 
 
 def latencies(job: dict[str, Any], trace: Trace) -> dict[str, Any]:
-    """Block medians in nanoseconds for every arm, batch size and thread count, and the noise."""
+    """Block medians in nanoseconds of every arm at every size of call, and the noise."""
     coin = random.Random(job["seed"])
     for arm in job["arms"]:
         import_runtime(arm["runtime"])
     before, kernel = read_counters(), calibration_ns()
     cells, order = [], []
-    for batch in job["batch"]:
+    for batch, length in product(job["batch"], job["length"] or [None]):
         drawn = [
             (place, threads) for place in range(len(job["arms"])) for threads in job["threads"]
         ]
         coin.shuffle(drawn)
         names = [(job["arms"][place]["name"], threads) for place, threads in drawn]
-        order.append((batch, names))
-        cells += _time_batch(batch, drawn, job, trace)
+        order.append((batch, length, names))
+        cells += _time_size((batch, length), drawn, job, trace)
     noise = noise_between(before, read_counters(), (kernel, calibration_ns()))
     return {"cells": cells, "order": order, "noise": noise, "cpus": _cpus()}
 
 
-def _time_batch(
-    batch: int, drawn: list[tuple[int, int]], job: dict[str, Any], trace: Trace
+def _time_size(
+    size: _Size, drawn: list[tuple[int, int]], job: dict[str, Any], trace: Trace
 ) -> list[dict[str, Any]]:
-    """Every cell of one batch size, loaded and timed in the order that was drawn."""
-    loaded = [_Cell(place, threads, batch, job, trace) for place, threads in drawn]
+    """Every cell of one size of call, loaded and timed in the order that was drawn."""
+    loaded = [_Cell(place, threads, size, job, trace) for place, threads in drawn]
     _warm(loaded, WarmUp(job["warm_up_s"], job["warm_up_calls"], job["warm_up_cap_s"]), trace)
     gc.freeze()
     gc.disable()
@@ -99,7 +102,7 @@ def _time_batch(
             trace.at(cell.place)
             cell.blocks_ns.append(cell.block.run())
     gc.enable()
-    return [cell.result(job["arms"][cell.place]["name"], batch) for cell in loaded]
+    return [cell.result(job["arms"][cell.place]["name"], *size) for cell in loaded]
 
 
 def _warm(cells: list[_Cell], plan: WarmUp, trace: Trace) -> None:
@@ -120,26 +123,27 @@ class _Cell:
     """One arm at one thread count, loaded, and what was measured of it."""
 
     def __init__(
-        self, place: int, threads: int, batch: int, job: dict[str, Any], trace: Trace
+        self, place: int, threads: int, size: _Size, job: dict[str, Any], trace: Trace
     ) -> None:
         trace.at(place)
         self.place, self.threads = place, threads
         start = time.perf_counter_ns()
         model = _open(job["arms"][place], job["device"], threads)
         self.load_ns = time.perf_counter_ns() - start
-        inputs = _inputs(model, batch, job)
+        inputs = _inputs(model, *size, job)
         start = time.perf_counter_ns()
         call = model.bind(inputs)
         self.first_call_ns = time.perf_counter_ns() - start
         self.block = Block(call, job["block_ms"] * 1e6, model.prepare)
         self.blocks_ns: list[int] = []
 
-    def result(self, arm: str, batch: int) -> dict[str, Any]:
+    def result(self, arm: str, batch: int, length: int | None) -> dict[str, Any]:
         """All figures, in nanoseconds."""
         single = self.block.single_ns
         return {
             "arm": arm,
             "batch": batch,
+            "length": length,
             "threads": self.threads,
             "blocks_ns": self.blocks_ns,
             "calls_per_block": self.block.calls * self.block.loop,
@@ -154,10 +158,10 @@ def _open(arm: dict[str, Any], device: str, threads: int) -> Model:
     return open_model(arm["runtime"], Path(arm["file"]), device, threads)
 
 
-def _inputs(model: Model, batch: int, job: dict[str, Any]) -> tuple[Any, ...]:
+def _inputs(model: Model, batch: int, length: int | None, job: dict[str, Any]) -> tuple[Any, ...]:
     stored = job["inputs"].get(str(batch))
     if stored is None:
-        return model.example(batch)
+        return model.example(batch, length=length)
     with np.load(stored) as arrays:
         return tuple(arrays[name] for name in arrays.files)
 
@@ -173,7 +177,8 @@ def peak_memory(job: dict[str, Any], trace: Trace) -> int | None:
     before = forget_peak()
     trace.at(0)
     model = _open(arm, job["device"], job["threads"][0])
-    call = model.bind(_inputs(model, max(job["batch"]), job))
+    longest = max(job["length"]) if job["length"] else None
+    call = model.bind(_inputs(model, max(job["batch"]), longest, job))
     model.prepare()
     for _ in range(3):
         call()

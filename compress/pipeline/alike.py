@@ -9,12 +9,17 @@ from compress.runtime.onnxruntime import Feeds, Session
 
 
 def check_alike(
-    baseline: Path, candidate: Path, device: str = "cpu", sample: Feeds | None = None
+    baseline: Path,
+    candidate: Path,
+    device: str = "cpu",
+    sample: Feeds | None = None,
+    length: int | None = None,
 ) -> list[str]:
     """Refuse two models that do not do the same job; gives notes on what differs and may.
 
     Args:
         sample: a few samples; made from the declared shapes where None.
+        length: of the dimensions that these leave open.
 
     Raises:
         ShapeMismatch: they take different inputs, or their first outputs differ in shape.
@@ -30,10 +35,10 @@ def check_alike(
     if sample is None and not _fit(*taken, same_open=True):
         raise ShapeMismatch(
             f"{baseline} takes {_shown(taken[0])}, {candidate} {_shown(taken[1])}: without data an "
-            "open dimension is 1, and the two would be timed on different inputs. Name the task "
-            "with --data."
+            f"open dimension is {length or 1}, and the two would be timed on different inputs. "
+            "Name the task with --data."
         )
-    feeds = sample if sample is not None else sessions[0].example(2)
+    feeds = sample if sample is not None else sessions[0].example(2, length=length)
     shapes = [list(session.run(feeds).shape) for session in sessions]
     if shapes[0] != shapes[1]:
         given = ", ".join(str(list(feed.shape)) for feed in feeds)

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import compress
-from compress.artifact import Artifact, digest, load_artifact, wrap_onnx
+from compress.artifact import ONNX, Artifact, digest, load_artifact, wrap_onnx
 from compress.data.references import load_task
 from compress.errors import InputError
 from compress.export.graph import load_onnx
-from compress.measure.config import BenchConfig
-from compress.measure.latency import Batches, Measured, measure, measure_memory
+from compress.measure.config import BenchConfig, as_pairs
+from compress.measure.latency import Measured
 from compress.measure.machine import machine
 from compress.measure.profile import bench_profiles
 from compress.measure.quality import feeds
-from compress.pipeline.benchmark import describe_arm, measurement
+from compress.pipeline.benchmark import describe_arm, left_out, measurement
 from compress.pipeline.commit import current_commit
 from compress.pipeline.compare import Scores, compare
 from compress.pipeline.context import Context
+from compress.pipeline.lengths import check_length, told_length
 from compress.pipeline.pages import write_report
 from compress.pipeline.runtimes import arm_facts, target_of
+from compress.pipeline.timing import time_arms
 from compress.progress import Progress, quiet
 from compress.recipe import BudgetConfig
 from compress.report.schema import Arm, Comparison, Report
-from compress.runtime.interface import Target, import_runtime, split_runtime
+from compress.runtime.interface import import_runtime, split_runtime
 
 if TYPE_CHECKING:
     from compress.data.task import Task
@@ -55,23 +58,28 @@ def bench(
         out: folder for report.json, .html and .md; None writes nothing.
 
     Raises:
-        InputError: no arm, one arm twice, a runtime that is not there, or a first model that does
-            not fit the data.
+        InputError: no arm, one arm twice, a runtime that is not there, a first model that does not
+            fit the data, or a `length` that a model or the data does not leave open.
         WorkerFailed: the first arm cannot be measured.
     """
     artifacts, runtimes = _artifacts(paths)
     config.check_here(device)
+    files = {
+        name: made.onnx
+        for name, made in artifacts.items()
+        if made.file is not None or ONNX in made.card.files
+    }
+    check_length(files, config.length, data)
     targets = {name: target_of(artifacts[name], runtimes[name]) for name in artifacts}
     task = load_task(data) if data else None
     rows = feeds(task.validation) if task else None
-    failed: dict[str, str] = {}
-    # Each arm alone in a process: what fails there would take this one down.
-    memory = measure_memory(targets, config, inputs=rows, device=device, failed=failed)
-    measured = _time(targets, config, rows, device, seed, progress, failed)
+    measured, memory, failed = time_arms(
+        targets, config, inputs=rows, device=device, seed=seed, progress=progress
+    )
     artifacts = {name: artifacts[name] for name in artifacts if name not in failed}
     arms, scores = describe(artifacts, task, config, device, seed, progress, out, runtimes)
-    plain = {name: made.onnx for name, made in artifacts.items() if runtimes[name] == "onnxruntime"}
-    profiles = bench_profiles(plain, config, inputs=rows, progress=progress)
+    plain = {name: files[name] for name in artifacts if runtimes[name] == "onnxruntime"}
+    profiles, unprofiled = bench_profiles(plain, config, inputs=rows, progress=progress)
     arms = [
         arm.model_copy(
             update={
@@ -82,13 +90,13 @@ def bench(
         )
         for arm in arms
     ]
-    notes = [] if task else [_NO_DATA]
-    notes += [f"{name}: left out, {reason}." for name, reason in failed.items()]
+    notes = [] if task else [_NO_DATA, *told_length(files.values(), config.lengths)]
+    notes += left_out(failed, unprofiled)
     settings = config.model_dump(mode="json")
     report = Report(
         tool_version=compress.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command="compress bench " + " ".join(map(str, paths)) + (f" --data {data}" if data else ""),
+        command=_command(paths, config, data, device, seed),
         title="Benchmark",
         machine=machine(),
         commit=current_commit(),
@@ -123,28 +131,15 @@ def _artifacts(paths: list[Path]) -> tuple[dict[str, Artifact], dict[str, str]]:
     return artifacts, runtimes
 
 
-def _time(
-    targets: dict[str, Target],
-    config: BenchConfig,
-    rows: Batches | None,
-    device: str,
-    seed: int,
-    progress: Progress,
-    failed: dict[str, str],
-) -> Measured:
-    """Latencies of the arms that did not fail before; those that do now are added to `failed`."""
-    measured = measure(
-        {name: target for name, target in targets.items() if name not in failed},
-        config,
-        inputs=rows,
-        device=device,
-        seed=seed,
-        progress=progress,
-        label="benchmark",
-        keep_going=True,
-    )
-    failed |= measured.failed
-    return measured
+def _command(
+    paths: list[Path], config: BenchConfig, data: str | None, device: str, seed: int
+) -> str:
+    """The command line that repeats a benchmark."""
+    words = ["compress", "bench", *map(str, paths), *as_pairs(config, BenchConfig.model_fields)]
+    words += ["--data", data] if data else []
+    words += ["--device", device] if device != "cpu" else []
+    words += ["--seed", str(seed)] if seed else []
+    return shlex.join(words)
 
 
 def _comparisons(

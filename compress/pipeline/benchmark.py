@@ -12,7 +12,7 @@ from compress.artifact import Artifact, digest
 from compress.data.task import Task
 from compress.measure.config import BenchConfig
 from compress.measure.further import further_metrics
-from compress.measure.latency import CONTROL, Measured, measure, measure_memory
+from compress.measure.latency import CONTROL, Measured
 from compress.measure.machine import machine
 from compress.measure.noise import describe_noise
 from compress.measure.profile import bench_profiles
@@ -28,6 +28,7 @@ from compress.pipeline.compare import (
 from compress.pipeline.context import Context
 from compress.pipeline.decide import choose_final, judge
 from compress.pipeline.runtimes import arm_facts
+from compress.pipeline.timing import time_arms
 from compress.recipe import Recipe
 from compress.report.gate_table import further_change
 from compress.report.gates_schema import Further
@@ -47,9 +48,15 @@ def benchmark(
 ) -> Report:
     """Quality and latency of every artifact, side by side, and the report of it.
 
+    A model that crashes, hangs or runs out of memory while it is timed keeps its other figures and
+    is never the final one; `Report.failed` says why.
+
     Args:
         made: stage name to artifact, in order; the first is the baseline.
         out: the run's folder, which files are named relative to.
+
+    Raises:
+        WorkerFailed: the baseline cannot be measured.
     """
     made = {name: artifact for name, artifact in made.items() if artifact.card.kind != "pretrain"}
     names = {name: artifact.folder.name for name, artifact in made.items()}
@@ -60,16 +67,14 @@ def benchmark(
     }
     timed = {names[name]: artifact.onnx for name, artifact in made.items() if name not in controls}
     rows = feeds(context.task.validation)
-    measured = measure(
-        timed,
+    measured, memory, failed = time_arms(
+        {name: Target(path) for name, path in timed.items()},
         config,
         inputs=rows,
         device=context.device,
         seed=recipe.seed,
         progress=context.progress,
-        label="benchmark",
     )
-    memory = measure_memory(timed, config, inputs=rows, device=context.device)
     arms, scores = [], {}
     for stage in recipe.stages:
         if stage.kind in ("benchmark", "pretrain"):
@@ -85,7 +90,7 @@ def benchmark(
                 update={
                     "parent": names.get(origin or ""),
                     "control_of": names[control] if control else None,
-                    "latency": measured.latency(arm.name),
+                    "latency": measured.latency(arm.name) if arm.name not in failed else [],
                     "peak_memory_bytes": memory.get(arm.name),
                 }
             )
@@ -114,18 +119,18 @@ def benchmark(
         name: paired_drop(scores[baseline]["validation"], value["validation"], better)[0]
         for name, value in scores.items()
     }
-    eligible = [arm for arm in arms if arm.control_of is None]
+    eligible = [arm for arm in arms if arm.control_of is None and arm.name not in failed]
     limit = recipe.budget.limit(float(scores[baseline]["validation"].mean()))
     final, notes = choose_final(eligible, drops, measured, recipe.budget, limit)
     further = compare_further(context.task, scores, baseline, final) if final != baseline else []
-    notes += _simple(context.task) + _told(further)
-    profiles = bench_profiles(
+    profiles, unprofiled = bench_profiles(
         {name: timed[name] for name in dict.fromkeys([baseline, final])},
         config,
         inputs=rows,
         progress=context.progress,
     )
     arms = [arm.model_copy(update={"profile": profiles.get(arm.name)}) for arm in arms]
+    notes += left_out(failed, unprofiled) + _simple(context.task) + _told(further)
     report = Report(
         tool_version=compress.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -144,12 +149,21 @@ def benchmark(
         candidates=_candidates(made),
         measurement=measurement(config, measured, context.device),
         notes=notes,
+        failed=failed,
         raw=measured.raw(),
     )
     samples = {name: value["test"] for name, value in scores.items()}
     metric = context.task.metric
     budget = judge(report, samples, metric.name, metric.higher_is_better, recipe.budget)
     return report.model_copy(update={"budget": budget})
+
+
+def left_out(failed: dict[str, str], unprofiled: dict[str, str]) -> list[str]:
+    """Which arms have no times or no profile, and why."""
+    return [
+        *(f"{name}: left out, {reason}." for name, reason in failed.items()),
+        *(f"{name}: no profile, {reason}." for name, reason in unprofiled.items()),
+    ]
 
 
 def _simple(task: Task) -> list[str]:
@@ -212,6 +226,7 @@ def measurement(config: BenchConfig, measured: Measured, device: str) -> dict[st
         "workers": config.workers,
         "rounds": config.rounds,
         "batch": list(config.batch),
+        **({"length": list(config.length)} if config.length else {}),
         "threads": list(config.threads),
         "spinning": False,
         "unit": "median over workers of the median over rounds of block medians",
@@ -226,10 +241,11 @@ def measurement(config: BenchConfig, measured: Measured, device: str) -> dict[st
     if CONTROL in measured.arms():
         first = measured.arms()
         name = next(arm for arm in first if arm != CONTROL)
-        for batch in config.batch:
-            ratio, interval, _ = measured.ratio(name, CONTROL, batch)
+        for size in measured.sizes():
+            ratio, interval, _ = measured.ratio(name, CONTROL, *size)
             known = [ratio] if math.isinf(interval[1]) else [ratio, *interval]
-            facts[f"control_batch_{batch}"] = [round(value, 4) for value in known]
+            where = str(size).replace(", ", "_").replace(" ", "_")
+            facts[f"control_{where}"] = [round(value, 4) for value in known]
     return facts
 
 

@@ -7,19 +7,19 @@ day, would be the difference. What is stored and compared is the baseline's mode
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
 
 import compress
 from compress.artifact import digest
 from compress.data.references import load_task
 from compress.data.task import Task
 from compress.gate import decide, looks_for
-from compress.measure.config import BenchConfig, Count
+from compress.measure.config import BenchConfig, CheckTiming, Count, as_pairs
 from compress.measure.machine import machine
 from compress.measure.quality import feeds
 from compress.pipeline.alike import check_alike
@@ -28,6 +28,7 @@ from compress.pipeline.benchmark import measurement
 from compress.pipeline.commit import current_commit
 from compress.pipeline.compare import Scores, compare_further
 from compress.pipeline.find import find_model
+from compress.pipeline.lengths import check_length, told_length
 from compress.pipeline.pages import write_report
 from compress.pipeline.regression import Limits, compared, judge, proof
 from compress.pipeline.timing import Pair, time_pairs
@@ -35,50 +36,32 @@ from compress.progress import Progress, quiet
 from compress.report.schema import Report
 
 BASELINE, CANDIDATE = "baseline", "candidate"
-NO_DATA = (
-    "No data was given: accuracy was not compared, inputs are random, and every open dimension but "
-    "the batch is 1, which makes a sequence one step long."
-)
+_NO_DATA = "No data was given: accuracy was not compared, and inputs are random."
 
 
-class CheckConfig(BaseModel):
+class CheckConfig(CheckTiming):
     """What a check promises, and how it measures.
 
     Attributes:
-        margin: how much slower still counts as equal; 0.05 on a shared machine, 0.03 on one alone.
         max_drop: largest drop of the task's metric, in its unit; only with data.
         relative: whether `max_drop` is a share of the baseline's metric instead.
         size_margin: how much more bytes, parameters or MACs still count as equal.
-        batch, threads: samples a call, and the runtime's threads.
-        rounds, block_ms, timeout: see `compress.measure.config.BenchConfig`.
+        batch: samples a call.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
     max_drop: Annotated[float, Field(ge=0)] = 0.01
     relative: bool = False
     size_margin: Annotated[float, Field(ge=0)] = 0.01
     batch: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
-    threads: Count = 1
-    rounds: Annotated[int, Field(ge=2)] = 20
-    block_ms: Annotated[float, Field(gt=0)] = 15.0
-    timeout: Annotated[float, Field(gt=0)] = 600.0
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return [value] if isinstance(value, int) else value
 
     def bench(self, workers: int) -> BenchConfig:
         """A benchmark of so many workers, the control included."""
-        return BenchConfig(
-            batch=self.batch,
-            threads=(self.threads,),
-            workers=workers,
-            rounds=self.rounds,
-            block_ms=self.block_ms,
-            timeout=self.timeout,
-            # Two models and not a dozen: there is time to let them settle.
-            warm_up_s=0.1,
-            warm_up_calls=10,
-            warm_up_cap_s=1.0,
-        )
+        return self.benchmark(self.batch, workers)
 
 
 def check(
@@ -103,20 +86,24 @@ def check(
         tell: is given one line of what is planned, once nothing stands against it.
 
     Raises:
-        InputError: no model there, or two models that take different inputs.
+        InputError: no model there, two models that take different inputs, or settings that this
+            machine cannot keep.
         WorkerFailed: a model crashes or hangs while it is measured.
     """
+    config.bench(1).check_here(device)
     artifacts = {BASELINE: find_model(baseline), CANDIDATE: find_model(candidate)}
     task = load_task(data) if data else None
     rows = feeds(task.validation) if task else None
     files = {name: artifact.onnx for name, artifact in artifacts.items()}
-    notes = check_alike(files[BASELINE], files[CANDIDATE], device, rows(2) if rows else None)
+    check_length(files, config.length, data)
+    sample = rows(2) if rows else None
+    notes = check_alike(files[BASELINE], files[CANDIDATE], device, sample, config.length)
     arms, scores = describe(artifacts, task, config.bench(1), device, seed, progress, out)
     limits = _limits(config, task, scores)
     tell(plan(len(config.batch)) + (f"; {proof(limits, scores)}" if task else ""))
     timed = time_pairs(
         files,
-        {batch: Pair(BASELINE, CANDIDATE, batch) for batch in config.batch},
+        {batch: Pair(BASELINE, CANDIDATE, batch, config.length) for batch in config.batch},
         config.bench,
         lambda logs, alpha: decide(logs, config.margin, alpha),
         config.margin,
@@ -143,12 +130,17 @@ def check(
         comparisons=comparisons,
         further=compare_further(task, scores, BASELINE, CANDIDATE) if task else [],
         measurement=measurement(config.bench(timed.workers), timed.measured, device),
-        notes=notes if task else [*notes, NO_DATA],
+        notes=notes if task else [*notes, *no_data(files, config.length)],
         raw=timed.measured.raw(),
     )
     if out is not None:
         write_report(report, out)
     return report
+
+
+def no_data(files: Mapping[str, Path], length: int | None) -> list[str]:
+    """What a check without data leaves out, and what its inputs are."""
+    return [_NO_DATA, *told_length(files.values(), [length])]
 
 
 def plan(gates: int) -> str:
@@ -181,4 +173,6 @@ def _command(
         words += [word for batch in config.batch for word in ("--batch", str(batch))]
     words += ["--device", device] if device != "cpu" else []
     words += ["--seed", str(seed)] if seed else []
-    return shlex.join(words)
+    return shlex.join(
+        [*words, *as_pairs(config, CheckTiming.model_fields.keys() - {"margin", "threads"})]
+    )

@@ -13,9 +13,10 @@ from compress.measure.further import further_metrics
 from compress.measure.latency import Measured
 from compress.pipeline.decide import latency_verdict
 from compress.report.gates_schema import Further
+from compress.report.measure_schema import Size, in_order
 from compress.report.record import Interval
 from compress.report.schema import Arm, Comparison, Figure, Verdict
-from compress.stats import paired_bootstrap, paired_drop
+from compress.stats import mean_interval, metric_bootstrap, paired_bootstrap, paired_drop
 
 #: Split name to one score a sample, (n,); `further_key` of a metric to its terms, (n, k).
 Scores = dict[str, npt.NDArray[np.float64]]
@@ -44,8 +45,8 @@ def compare(
         found.append(
             quality_comparison(baseline, candidate, before, after, higher_is_better, max_drop)
         )
-    for batch in sorted({point.batch for point in candidate.latency}):
-        found.append(_latency(baseline, candidate, measured, batch))
+    for size in in_order(point.size for point in candidate.latency):
+        found.append(_latency(baseline, candidate, measured, size))
     for what, field in _EXACT.items():
         old, new = getattr(baseline, field), getattr(candidate, field)
         if old and new:
@@ -114,6 +115,20 @@ def metric_drop(
     return difference, (low, high), value, len(terms[0])
 
 
+def metric_level(metric: str, task: Task, scores: Scores) -> tuple[float, Interval, int]:
+    """Any metric of a task on the test split, with its 95 % interval and n.
+
+    Args:
+        metric: "quality", the task's own, or a further one; the last by a bootstrap over whole
+            samples or sequences.
+    """
+    if metric in ("quality", task.metric.name):
+        values = scores["test"]
+        return float(values.mean()), mean_interval(values), len(values)
+    terms = scores[further_key(metric)]
+    return *metric_bootstrap(terms, further_metrics(task)[metric].combine), len(terms)
+
+
 def compare_further(
     task: Task, scores: Mapping[str, Scores], baseline: str, candidate: str
 ) -> list[Further]:
@@ -137,14 +152,15 @@ def compare_further(
     return found
 
 
-def _latency(baseline: Arm, candidate: Arm, measured: Measured, batch: int) -> Comparison:
-    ratio, interval, workers = measured.ratio(baseline.name, candidate.name, batch)
+def _latency(baseline: Arm, candidate: Arm, measured: Measured, size: Size) -> Comparison:
+    ratio, interval, workers = measured.ratio(baseline.name, candidate.name, *size)
     finite = None if math.isinf(interval[1]) else interval
     return Comparison(
         baseline=baseline.name,
         candidate=candidate.name,
         what="latency",
-        batch=batch,
+        batch=size.batch,
+        length=size.length,
         ratio=ratio,
         interval=finite,
         n=workers,

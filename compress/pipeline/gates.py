@@ -25,9 +25,10 @@ from compress.measure.quality import feeds
 from compress.pipeline.alike import check_alike
 from compress.pipeline.bench import describe
 from compress.pipeline.benchmark import measurement
-from compress.pipeline.check import NO_DATA, CheckConfig, plan
+from compress.pipeline.check import CheckConfig, no_data, plan
 from compress.pipeline.commit import current_commit
 from compress.pipeline.find import find_model
+from compress.pipeline.lengths import check_length
 from compress.pipeline.pages import write_report
 from compress.pipeline.promises import (
     Evidence,
@@ -79,6 +80,7 @@ def check_gates(
         WorkerFailed: a model crashes or hangs while it is measured.
     """
     facts = machine()
+    CheckConfig(**dict(file.timing)).bench(1).check_here(device)
     refusals = {place: gate.only_on.refusal(facts) for place, gate in enumerate(file.gates)}
     active = {place: gate for place, gate in enumerate(file.gates) if not refusals[place]}
     artifacts = _find(file)
@@ -86,8 +88,9 @@ def check_gates(
     task = load_task(file.data) if file.data else None
     _check_metrics(file, task)
     rows = feeds(task.validation) if task else None
-    notes = _alike(active, files, rows, device)
-    config = CheckConfig(margin=file.margin, threads=file.threads, batch=_batches(active))
+    check_length(files, file.timing.length, file.data)
+    notes = _alike(active, files, rows, device, file.timing.length)
+    config = CheckConfig(**dict(file.timing), batch=_batches(active))
     found, scores = describe(artifacts, task, config.bench(1), device, seed, progress, out)
     arms = {arm.name: arm for arm in found}
     _check_known(file, arms)
@@ -97,7 +100,7 @@ def check_gates(
             if name in arms:
                 latency = timed.measured.latency(name)
                 arms[name] = arms[name].model_copy(update={"latency": latency})
-    evidence = Evidence(arms, scores, task, files, rows, device, timed)
+    evidence = Evidence(arms, scores, task, files, rows, device, timed, config.length)
     promises = [
         promise(place, gate, "skipped", reason=refusals[place])
         if refusals[place]
@@ -120,7 +123,7 @@ def check_gates(
         measurement=measurement(config.bench(timed.workers), timed.measured, device)
         if timed
         else {},
-        notes=notes if task else [*notes, NO_DATA],
+        notes=notes if task else [*notes, *no_data(files, config.length)],
         commit=current_commit(),
         raw=timed.measured.raw() if timed else None,
     )
@@ -133,8 +136,9 @@ def _settings(file: GateFile) -> dict[str, Any]:
     return {
         "models": {name: str(path) for name, path in file.models.items()},
         "data": file.data,
-        "margin": file.margin,
-        "threads": file.threads,
+        "margin": file.timing.margin,
+        "threads": file.timing.threads,
+        **file.timing.model_dump(mode="json", exclude_defaults=True),
         "gates": [
             gate.model_dump(mode="json", by_alias=True, exclude_defaults=True)
             for gate in file.gates
@@ -161,13 +165,7 @@ def _check_metrics(file: GateFile, task: Task | None) -> None:
     errors = []
     for place, gate in enumerate(file.gates):
         if isinstance(gate, QualityGate) and task is not None:
-            own = ["quality", task.metric.name]
-            known = [*own, *further_metrics(task)]
-            if gate.metric in known and gate.metric not in own and gate.max_drop is None:
-                errors.append(
-                    f"gates[{place}]: {gate.metric} can be gated by max_drop `with` another model; "
-                    f"a bound of its own needs {task.metric.name}."
-                )
+            known = ["quality", task.metric.name, *further_metrics(task)]
             if gate.metric not in known:
                 errors.append(
                     f"gates[{place}].metric: task '{task.name}' has no metric '{gate.metric}'. "
@@ -195,7 +193,11 @@ def _check_known(file: GateFile, arms: dict[str, Arm]) -> None:
 
 
 def _alike(
-    active: Gates, files: Mapping[str, Path], rows: Batches | None, device: str
+    active: Gates,
+    files: Mapping[str, Path],
+    rows: Batches | None,
+    device: str,
+    length: int | None,
 ) -> list[str]:
     """Refuse pairs that do not do the same job; cost alone may be compared across jobs."""
     pairs: dict[frozenset[str], tuple[str, str]] = {}
@@ -207,7 +209,7 @@ def _alike(
     return [
         f"{candidate} against {baseline}: {note}"
         for baseline, candidate in pairs.values()
-        for note in check_alike(files[baseline], files[candidate], device, sample)
+        for note in check_alike(files[baseline], files[candidate], device, sample, length)
     ]
 
 
@@ -234,7 +236,8 @@ def _time(
     if not gates:
         return None
     pairs = {
-        place: Pair(gate.against or "", gate.compare, gate.batch) for place, gate in gates.items()
+        place: Pair(gate.against or "", gate.compare, gate.batch, config.length)
+        for place, gate in gates.items()
     }
     named = dict.fromkeys(name for pair in pairs.values() for name in pair[:2])
     limits = {place: gate.at_most for place, gate in gates.items()}

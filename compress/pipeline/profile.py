@@ -22,10 +22,6 @@ from compress.progress import Progress, quiet
 from compress.report.schema import Report
 from compress.runtime.onnxruntime import Session
 
-_NO_DATA = (
-    "No data was given: inputs are random, and every open dimension but the batch is 1, which "
-    "makes a sequence one step long. Where time goes depends on that: name a task."
-)
 _FUSED = (
     "Operators are those of the graph that onnxruntime made of the file: it fuses nodes, and a "
     "fused node bears the name of one of them."
@@ -53,6 +49,10 @@ def profile(
         InputError: no model there, one model twice, or one that does not take the data.
         WorkerFailed: a model crashes or hangs under the profiler.
     """
+    if config.length is not None and data is not None:
+        raise InputError(
+            f"length: the samples of '{data}' have lengths of their own; leave out one of the two."
+        )
     paths = [model] if other is None else [model, other]
     for path in paths:
         if not path.exists():
@@ -83,18 +83,29 @@ def profile(
         final=arms[1].name if other else None,
         arms=[arm.model_copy(update={"profile": profiles[arm.name]}) for arm in arms],
         measurement=settings | {"spinning": False, "profiler": "onnxruntime's own, kernel times"},
-        notes=[_FUSED] if data else [_NO_DATA, _FUSED],
+        notes=[_FUSED] if data else [_no_data(config), _FUSED],
     )
     if out is not None:
         write_report(report, out)
     return report
 
 
+def _no_data(config: ProfileConfig) -> str:
+    """What the inputs were, and what to do about it."""
+    text = "No data was given: inputs are random, and every open dimension but the batch is "
+    if config.length is not None:
+        return f"{text}{config.length}. Where time goes depends on that."
+    return (
+        f"{text}1, which makes a sequence one step long. Where time goes depends on that: name a "
+        "task, or a length."
+    )
+
+
 def _command(paths: list[Path], config: ProfileConfig, data: str | None) -> str:
     """The command line that repeats a profile."""
     words = ["compress", "profile", *map(str, paths)]
     words += ["--data", data] if data else []
-    for name in ("batch", "threads"):
-        if (value := getattr(config, name)) != 1:
+    for name in ("batch", "length", "threads"):
+        if (value := getattr(config, name)) != ProfileConfig.model_fields[name].default:
             words += [f"--{name}", str(value)]
     return shlex.join(words)

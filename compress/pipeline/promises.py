@@ -12,7 +12,8 @@ import numpy as np
 
 from compress.data.task import Task
 from compress.measure.latency import Batches
-from compress.pipeline.compare import Scores, metric_drop
+from compress.pipeline.compare import Scores, metric_drop, metric_level
+from compress.pipeline.promise_words import promised, quality_bound
 from compress.pipeline.regression import samples_needed
 from compress.pipeline.timing import Timed
 from compress.recipe.gate_schema import (
@@ -45,6 +46,7 @@ class Evidence:
         scores: model to its scores; empty without data.
         rows: samples of one call; None without data.
         timed: None where no gate is on latency.
+        length: of made-up inputs.
     """
 
     arms: dict[str, Arm]
@@ -54,6 +56,7 @@ class Evidence:
     rows: Batches | None
     device: str
     timed: Timed[int, bool] | None
+    length: int | None = None
 
 
 def decide(number: int, gate: GateConfig, evidence: Evidence) -> Promise:
@@ -61,7 +64,7 @@ def decide(number: int, gate: GateConfig, evidence: Evidence) -> Promise:
     match gate:
         case LatencyGate():
             assert evidence.timed is not None
-            return _latency(number, gate, evidence.timed)
+            return _latency(number, gate, evidence.timed, evidence.length)
         case CostGate():
             return _cost(number, gate, evidence.arms)
         case OperatorsGate():
@@ -73,33 +76,6 @@ def decide(number: int, gate: GateConfig, evidence: Evidence) -> Promise:
         case QualityGate():
             return _drop(number, gate, evidence)
     raise AssertionError(gate)
-
-
-def promised(gate: GateConfig) -> str:
-    """The bound in words."""
-    match gate:
-        case LatencyGate() | OutputsGate():
-            unit = "×" if isinstance(gate, LatencyGate) else "of"
-            return f"at most {gate.at_most:g} {unit} {gate.against}"
-        case QualityGate(max_drop=float(drop)):
-            share = " of its own" if gate.relative else ""
-            return f"at most {drop:g}{share} worse than {gate.against}"
-        case QualityGate():
-            return "{} {:g}".format(*_quality_bound(gate))
-        case CostGate() | OperatorsGate():
-            way, bound = gate.limit
-            if bound == SAME:
-                return f"{way} {gate.against}'s"
-            assert isinstance(bound, (int, float))
-            return f"{way} {bound:,g}" + (f" × {gate.against}" if gate.against else "")
-    raise AssertionError(gate)
-
-
-def _quality_bound(gate: QualityGate) -> tuple[str, float]:
-    if gate.at_most is not None:
-        return "at most", gate.at_most
-    assert gate.at_least is not None
-    return "at least", gate.at_least
 
 
 def promise(number: int, gate: GateConfig, outcome: Outcome, **figures: Any) -> Promise:
@@ -120,10 +96,12 @@ def _operators_name(gate: OperatorsGate) -> str:
     return f"{gate.type or 'operators'} in {gate.precision}"
 
 
-def _latency(number: int, gate: LatencyGate, timed: Timed[int, bool]) -> Promise:
+def _latency(
+    number: int, gate: LatencyGate, timed: Timed[int, bool], length: int | None
+) -> Promise:
     """A ratio of two latencies, as the test over processes has it."""
     assert gate.against is not None
-    ratio, interval, workers = timed.measured.ratio(gate.against, gate.compare, gate.batch)
+    ratio, interval, workers = timed.measured.ratio(gate.against, gate.compare, gate.batch, length)
     kept = timed.verdicts.get(number)
     reason = ""
     if kept is None:
@@ -133,6 +111,7 @@ def _latency(number: int, gate: LatencyGate, timed: Timed[int, bool]) -> Promise
         number,
         gate,
         "inconclusive" if kept is None else "kept" if kept else "broken",
+        length=length,
         value=ratio,
         interval=finite,
         n=workers,
@@ -247,18 +226,24 @@ def _drop(number: int, gate: QualityGate, evidence: Evidence) -> Promise:
 
 
 def _level(number: int, gate: QualityGate, evidence: Evidence) -> Promise:
-    """A bound on the metric itself."""
-    quality = evidence.arms[gate.compare].quality
-    assert quality is not None
-    way, bound = _quality_bound(gate)
+    """A bound on the metric itself, which its whole 95 % interval has to keep."""
+    assert evidence.task is not None
+    way, bound = quality_bound(gate)
+    value, interval, n = metric_level(gate.metric, evidence.task, evidence.scores[gate.compare])
+    outcome, reason = _within(interval, way, bound), ""
+    drawn = gate.metric not in ("quality", evidence.task.metric.name)
+    if drawn and outcome == "kept" and math.isclose(*interval, rel_tol=1e-9):
+        outcome = "inconclusive"
+        reason = f"no resample of {n:,} samples differs: they cannot tell how sure this is"
     return promise(
         number,
         gate,
-        _within(quality.bounds, way, bound),
-        value=quality.value,
-        interval=quality.interval,
-        n=quality.n,
-        found=f"{quality.value:.4f} {_bounds(quality.bounds, '.4f')}",
+        outcome,
+        value=value,
+        interval=interval if math.isfinite(sum(interval)) else None,
+        n=n,
+        found=f"{value:.4f} {_bounds(interval, '.4f')}",
+        reason=reason,
     )
 
 
@@ -268,7 +253,9 @@ def _outputs(number: int, gate: OutputsGate, evidence: Evidence) -> Promise:
     old, new = (
         Session(evidence.files[name], evidence.device) for name in (gate.against, gate.compare)
     )
-    samples = evidence.rows(_SAMPLES) if evidence.rows else old.example(_SAMPLES)
+    samples = (
+        evidence.rows(_SAMPLES) if evidence.rows else old.example(_SAMPLES, length=evidence.length)
+    )
     before, after = (session.run(samples).astype(np.float64) for session in (old, new))
     difference = float(np.abs(after - before).max() / max(np.abs(before).max(), 1e-30))
     return promise(

@@ -156,7 +156,7 @@ def describe_comparison(entry: Comparison, arms: Sequence[Arm]) -> str:
         old, new = (formatting.nodes(arm.operators.get(entry.operator, {})) for arm in arms)
         return f"{entry.operator} {old} → {new}"
     assert entry.ratio is not None
-    name = entry.what if entry.batch is None else f"latency at batch {entry.batch}"
+    name = entry.what if entry.batch is None else f"latency at {entry.size}"
     low, high = entry.interval or (entry.ratio, entry.ratio)
     bounds = f" [{low:.3f}, {high:.3f}]" if entry.interval else ""
     return f"{name} {entry.ratio:.3f} ×{bounds}"

@@ -57,8 +57,10 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 within the budget, 1 where it was missed."""
-        return 1 if self.report.budget and self.report.budget.status == "missed" else 0
+        """0 within the budget, 1 where it was missed, 2 where a model could not be measured."""
+        if self.report.budget and self.report.budget.status == "missed":
+            return 1
+        return 2 if self.report.failed else 0
 
 
 def run(
@@ -116,13 +118,14 @@ def _write_recipe(recipe: Recipe, out: Path) -> None:
 
 
 def _stored_report(out: Path, key: str) -> Report | None:
+    """What was measured before of the same models; not where one failed, which is tried again."""
     from compress.report.schema import load_report
 
     try:
         report = load_report(out / "report.json")
     except CompressError:
         return None
-    return report if report.key == key else None
+    return report if report.key == key and not report.failed else None
 
 
 class _Session:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from compress.change_points import change_points
-from compress.report.gains import batches, comparison
+from compress.report.gains import call_sizes, comparison
 from compress.report.history_schema import LevelChange, Measure, Point, Series
+from compress.report.measure_schema import Size, in_order
 from compress.report.record import Interval
 from compress.report.schema import Arm, Report
 from compress.report.subject import machine_fingerprint
@@ -39,8 +40,8 @@ def all_series(entries: Sequence[Entry], error_rate: float) -> list[Series]:
         entries: reports of one subject, in order of time.
         error_rate: largest share of subjects without a change that get a change point.
     """
-    sizes = sorted({size for entry in entries for size in batches(entry.report)})
-    noisy = [_series(entries, _ratio(size), measure="ratio", batch=size) for size in sizes]
+    sizes = in_order(size for entry in entries for size in call_sizes(entry.report))
+    noisy = [_series(entries, _ratio(size), measure="ratio", size=size) for size in sizes]
     noisy += _qualities(entries)
     noisy = _marked([series for series in noisy if series.points], error_rate)
     exact = [_series(entries, _cost(field), measure=name) for name, field in _COSTS.items()]
@@ -54,7 +55,7 @@ def _series(
     figure: Callable[[Entry], _Figure | None],
     *,
     measure: Measure,
-    batch: int | None = None,
+    size: Size | None = None,
     metric: str | None = None,
     higher_is_better: bool = False,
     fingerprint: str | None = None,
@@ -78,7 +79,8 @@ def _series(
         )
     return Series(
         measure=measure,
-        batch=batch,
+        batch=size.batch if size else None,
+        length=size.length if size else None,
         metric=metric,
         higher_is_better=higher_is_better,
         fingerprint=fingerprint,
@@ -86,16 +88,16 @@ def _series(
     )
 
 
-def _ratio(batch: int) -> Callable[[Entry], _Figure | None]:
+def _ratio(size: Size) -> Callable[[Entry], _Figure | None]:
     """Latency over the baseline's of the same run: compared, or from both medians."""
 
     def figure(entry: Entry) -> _Figure | None:
         report, arm = entry.report, entry.arm
-        found = comparison(report, report.baseline, arm.name, "latency", batch)
+        found = comparison(report, report.baseline, arm.name, "latency", size)
         if found is not None and found.ratio is not None and found.ratio > 0:
             return found.ratio, found.interval, found.n
-        before = report.arm(report.baseline).best_latency(batch)
-        after = arm.best_latency(batch)
+        before = report.arm(report.baseline).best_latency(*size)
+        after = arm.best_latency(*size)
         return (after.median_ms / before.median_ms, None, None) if before and after else None
 
     return figure
@@ -138,18 +140,18 @@ def _quality(metric: str) -> Callable[[Entry], _Figure | None]:
     return figure
 
 
-def _milliseconds(entries: Sequence[Entry], batch: int) -> list[Series]:
+def _milliseconds(entries: Sequence[Entry], size: Size) -> list[Series]:
     """One series a machine: milliseconds of two machines are never one line."""
     machines: dict[str, list[Entry]] = {}
     for entry in entries:
         machines.setdefault(machine_fingerprint(entry.report), []).append(entry)
 
     def figure(entry: Entry) -> _Figure | None:
-        point = entry.arm.best_latency(batch)
+        point = entry.arm.best_latency(*size)
         return (point.median_ms, None, len(point.workers_ms)) if point else None
 
     return [
-        _series(own, figure, measure="milliseconds", batch=batch, fingerprint=name)
+        _series(own, figure, measure="milliseconds", size=size, fingerprint=name)
         for name, own in machines.items()
     ]
 

@@ -1,4 +1,4 @@
-"""Latencies of pairs of models, in as many processes as their gates need to be decided."""
+"""Latencies of arms side by side, and of pairs in as many processes as their gates need."""
 
 from __future__ import annotations
 
@@ -11,20 +11,70 @@ import numpy as np
 
 from compress.gate import Logs, looks_for, machine_is_fit
 from compress.measure.config import BenchConfig
-from compress.measure.latency import CONTROL, Batches, Measured, measure
+from compress.measure.latency import CONTROL, Batches, Measured, measure, measure_memory
 from compress.progress import Progress, quiet
+from compress.runtime.interface import Target
 from compress.stats import ratio_interval
+
+
+class Taken(NamedTuple):
+    """What was measured of arms side by side.
+
+    Attributes:
+        memory: arm to the bytes it adds at its peak; None where that cannot be told.
+        failed: arm that was left out to the reason, one line without a full stop.
+    """
+
+    measured: Measured
+    memory: dict[str, int | None]
+    failed: dict[str, str]
+
+
+def time_arms(
+    targets: Mapping[str, Target],
+    config: BenchConfig,
+    *,
+    inputs: Batches | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> Taken:
+    """Memory and latency of all arms; one that crashes, hangs or runs out of memory is left out.
+
+    Args:
+        targets: the first cannot be left out: all others are compared with it.
+
+    Raises:
+        WorkerFailed: the first arm cannot be measured.
+        InputError: the same, where its file or the data is at fault.
+    """
+    failed: dict[str, str] = {}
+    # Each arm alone in a process: what fails there would take this one down.
+    memory = measure_memory(targets, config, inputs=inputs, device=device, failed=failed)
+    measured = measure(
+        {name: target for name, target in targets.items() if name not in failed},
+        config,
+        inputs=inputs,
+        device=device,
+        seed=seed,
+        progress=progress,
+        label="benchmark",
+        keep_going=True,
+    )
+    return Taken(measured, memory, failed | measured.failed)
+
 
 Key = TypeVar("Key")
 Said = TypeVar("Said")
 
 
 class Pair(NamedTuple):
-    """Two models of one measurement whose latencies are compared at one batch size."""
+    """Two models of one measurement whose latencies are compared at one size of call."""
 
     baseline: str
     candidate: str
     batch: int
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +136,7 @@ def time_pairs(
             label=f"up to {look.workers} processes",
         )
         measured, before = more if measured is None else measured.joined(more), look.workers
-        controls = {batch: measured.logs(first, CONTROL, batch) for batch in bench(1).batch}
+        controls = {size.batch: measured.logs(first, CONTROL, *size) for size in measured.sizes()}
         fit = machine_is_fit(controls, margin)
         if fit:
             logs = {key: measured.logs(*pair) for key, pair in pairs.items()}

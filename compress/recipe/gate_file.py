@@ -6,8 +6,9 @@ gates:
   - {compare: int8, with: fp32, metric: latency, batch: 1, at_most: 0.5, only_on: [avx512_vnni]}
   - {compare: int8, with: fp32, metric: accuracy, max_drop: 0.01}
 
-Further keys: `threads` of the runtime, and `margin`: no latency is decided on a machine where a
-model strays from itself by half of it.
+Further keys say how latencies are taken, see `compress.measure.config.CheckTiming`: `threads`,
+`affinity`, `warm_up_s`, …, and `margin`: none is decided on a machine where a model strays from
+itself by half of it.
 """
 
 from __future__ import annotations
@@ -15,34 +16,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
 
 from compress.data.references import TASKS, check_task
 from compress.errors import InputError, RecipeError, suggest
-from compress.measure.config import Count
+from compress.measure.config import CheckTiming
 from compress.recipe.gate_schema import METRICS, GateConfig, QualityGate
+from compress.recipe.reading import NO_YAML, read_yaml
 from compress.recipe.settings import validate
 
 #: Names of the two models that `compress check` is given on the command line.
 POSITIONAL = ("baseline", "candidate")
-_KEYS = ("models", "data", "margin", "threads", "gates")
-
-
-class _Measuring(BaseModel):
-    """How latencies are taken.
-
-    Attributes:
-        margin: a model timed against itself must stay within half of it.
-        threads: of the runtime.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    threads: Count = 1
+_KEYS = ("models", "data", "gates", *CheckTiming.model_fields)
 
 
 @dataclass(frozen=True)
@@ -52,14 +39,14 @@ class GateFile:
     Attributes:
         models: name to path, those of the command line included.
         data: task for the metrics; None without one.
+        timing: how latencies are taken.
         gates: in order.
         source: where it came from, for messages.
     """
 
     models: dict[str, Path]
     data: str | None
-    margin: float
-    threads: int
+    timing: CheckTiming
     gates: tuple[GateConfig, ...]
     source: str
 
@@ -68,7 +55,7 @@ def is_gate_file(path: Path) -> bool:
     """Whether a YAML file is meant as a gate file and not as a recipe."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, *NO_YAML):
         return False
     return isinstance(content, dict) and "gates" in content and "stages" not in content
 
@@ -87,14 +74,7 @@ def load_gates(
         InputError: the file cannot be read.
         RecipeError: with every error of it.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read: {error.strerror}; expected a gate file."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(str(path), [f"not YAML: {' '.join(str(error).split())}"]) from None
+    content = read_yaml(path, "a gate file")
     if not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
         raise RecipeError(str(path), [f"expected a mapping with models and gates, found {found}."])
@@ -115,9 +95,9 @@ def _parse(
     models |= given or {}
     task = data or content.get("data")
     _check_data(task, errors)
-    settings = {key: content[key] for key in ("margin", "threads") if key in content}
+    settings = {key: content[key] for key in CheckTiming.model_fields if key in content}
     wrong: list[str] = []
-    measuring = validate(_Measuring, settings, "", wrong) or _Measuring()
+    timing = validate(CheckTiming, settings, "", wrong) or CheckTiming()
     errors += [line.removeprefix(".") for line in wrong]
     gates = [gate for gate in _gates(content.get("gates"), task, errors) if gate]
     for place, gate in gates:
@@ -127,7 +107,7 @@ def _parse(
     if errors:
         raise RecipeError(str(path), errors)
     found = tuple(gate for _, gate in gates)
-    return GateFile(models, task, measuring.margin, measuring.threads, found, str(path))
+    return GateFile(models, task, timing, found, str(path))
 
 
 def _models(models: Any, folder: Path, errors: list[str]) -> dict[str, Path]:

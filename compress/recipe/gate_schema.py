@@ -29,6 +29,9 @@ QUALITY_METRICS = (
     "macro_f1",
     "cross_entropy",
     "perplexity",
+    "next-token accuracy",
+    "mean squared error (ppm²)",
+    "mean absolute error (ppm)",
 )
 SAME = "same"
 
@@ -42,6 +45,7 @@ def _number_or_same(value: object) -> object:
 
 
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Bound = Annotated[Any, BeforeValidator(_number_or_same)]
 #: In which way a bound holds, and the bound.
 Limit = tuple[Literal["at most", "at least"], float | Literal["same"]]
@@ -172,7 +176,10 @@ class OutputsGate(GateConfig):
 
 
 class QualityGate(GateConfig):
-    """A metric of the task, on its test split.
+    """A metric of the task, its own or a further one such as macro_f1, on its test split.
+
+    A gate is kept where the whole 95 % interval lies on the right side of its bound, broken where
+    it lies on the wrong one, and inconclusive otherwise.
 
     Attributes:
         max_drop: how much worse than the other model on the same samples, in the metric's unit.
@@ -182,8 +189,8 @@ class QualityGate(GateConfig):
 
     max_drop: Number | None = None
     relative: bool = False
-    at_most: float | None = None
-    at_least: float | None = None
+    at_most: Finite | None = None
+    at_least: Finite | None = None
 
     @model_validator(mode="after")
     def _has_one_bound(self) -> QualityGate:

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from compress.errors import InputError, suggest
+from compress.recipe.reading import NO_YAML, parse_yaml
 
 
 def read_pair(text: str) -> tuple[list[str], Any]:
     """The keys before the equals sign, split at dots, and the value behind it, read as YAML.
 
     Raises:
-        InputError: there is no equals sign, or the value is not YAML.
+        InputError: there is no equals sign, the value is not YAML, or has a key twice.
     """
     path, equals, raw = text.partition("=")
     if not equals or not all(path.split(".")):
         raise InputError(f"'{text}': expected key=value, such as epochs=5.")
     try:
-        return path.split("."), yaml.safe_load(raw)
-    except yaml.YAMLError:
+        return path.split("."), parse_yaml(raw, f"'{text}'")
+    except NO_YAML:
         raise InputError(f"'{text}': the value is not YAML.") from None
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from compress.data.references import check_task
 from compress.errors import InputError, RecipeError, suggest
 from compress.models.references import resolve
 from compress.recipe.overrides import apply_override
+from compress.recipe.reading import read_yaml
 from compress.recipe.schema import KINDS, BudgetConfig, Recipe, Stage
 from compress.recipe.settings import validate
 
@@ -32,13 +31,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: the file cannot be read.
         RecipeError: with every error of the recipe and the overrides.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; expected a recipe.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(str(path), [f"not YAML: {' '.join(str(error).split())}"]) from None
-    return parse_recipe(content, str(path), overrides)
+    return parse_recipe(read_yaml(path, "a recipe"), str(path), overrides)
 
 
 def parse_recipe(content: Any, source: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
@@ -154,6 +147,11 @@ def _stages(entries: list[_Entry], errors: list[str]) -> list[Stage]:
         config = validate(KINDS[entry.kind], settings, entry.place, errors)
         if config is not None:
             errors += _check_roles(entry, config, names)
+            if entry.kind == "benchmark" and config.length is not None:
+                errors.append(
+                    f"{entry.place}.length: a recipe's task gives the samples; length is for "
+                    "`compress bench` without data."
+                )
             stages.append(
                 Stage(
                     entry.kind,

@@ -1,4 +1,4 @@
-"""Latency and throughput against batch size: one line an arm, on logarithmic axes.
+"""Latency and throughput against batch size or length: one line an arm, on logarithmic axes.
 
 Each line is labelled at its end instead of in a legend; an arm is drawn at its best thread count.
 """
@@ -14,12 +14,12 @@ from markupsafe import Markup
 from compress.report.axes import Axis, log_axis
 from compress.report.drawing import element, marker, markup, text
 from compress.report.formatting import number
-from compress.report.gains import batches, worker_medians
+from compress.report.gains import call_sizes, worker_medians
 from compress.report.highlights import looks
 from compress.report.labels import Box, shortened, spread, text_width
-from compress.report.measure_schema import Latency
+from compress.report.measure_schema import Latency, Size
 from compress.report.pictures import Width
-from compress.report.schema import Arm, Report
+from compress.report.schema import Report
 
 _SIZES: dict[Width, tuple[int, int]] = {"wide": (545, 380), "narrow": (340, 320)}
 _NAMES: dict[Width, int] = {"wide": 22, "narrow": 15}
@@ -28,9 +28,9 @@ _FONT = 12.5
 
 @dataclass(frozen=True)
 class Place:
-    """One batch size of a line: the figure, and the smallest and largest worker's."""
+    """One batch size or length of a line: the figure, and the smallest and largest worker's."""
 
-    batch: int
+    at: int
     value: float
     low: float
     high: float
@@ -38,7 +38,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Line:
-    """One arm: how it is drawn, and its figures from the smallest batch on."""
+    """One arm: how it is drawn, and its figures from the smallest call on."""
 
     name: str
     look: str
@@ -46,7 +46,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class BatchPicture:
+class SizePicture:
     """A picture in both widths, with its title."""
 
     title: str
@@ -54,42 +54,60 @@ class BatchPicture:
     narrow: Markup
 
 
-def batch_pictures(report: Report) -> list[BatchPicture]:
-    """Latency and throughput; empty where fewer than two batch sizes were measured."""
-    if len(batches(report)) < 2:
+def batch_pictures(report: Report) -> list[SizePicture]:
+    """Latency and throughput against batch size, at the shortest length; empty for a single one."""
+    sizes = call_sizes(report)
+    along = [size for size in sizes if size.length == sizes[0].length]
+    where = f" at length {sizes[0].length}" if sizes and sizes[0].length else ""
+    return _pictures(report, along, "Batch size", where)
+
+
+def length_pictures(report: Report) -> list[SizePicture]:
+    """The same against the length, at the smallest batch size."""
+    sizes = call_sizes(report)
+    along = [size for size in sizes if size.batch == sizes[0].batch and size.length]
+    return _pictures(report, along, "Length", f" at batch {sizes[0].batch}" if sizes else "")
+
+
+def _pictures(report: Report, sizes: Sequence[Size], axis: str, where: str) -> list[SizePicture]:
+    if len(sizes) < 2:
         return []
-    kinds: list[tuple[str, Callable[[Latency], Place], Callable[[float], str]]] = [
-        ("Latency in ms", _latency, lambda tick: number(tick, trim=True)),
-        ("Samples a second", _throughput, _thousands),
+    kinds: list[tuple[str, Callable[[Latency, int], Place], Callable[[float], str]]] = [
+        (f"Latency in ms{where}", _latency, lambda tick: number(tick, trim=True)),
+        (f"Samples a second{where}", _throughput, _thousands),
     ]
     return [
-        BatchPicture(title, *(_picture(lines, title, write, width) for width in _SIZES))
+        SizePicture(title, *(_picture(lines, title, axis, write, width) for width in _SIZES))
         for title, place, write in kinds
-        if (lines := _lines(report, place))
+        if (lines := _lines(report, sizes, axis, place))
     ]
 
 
-def _lines(report: Report, place: Callable[[Latency], Place]) -> list[Line]:
+def _lines(
+    report: Report, sizes: Sequence[Size], axis: str, place: Callable[[Latency, int], Place]
+) -> list[Line]:
     """The pale lines first, so that the others lie over them."""
+    lines = []
     arms = [arm for arm in report.arms if arm.latency]
     drawn = looks(report, arms)
-    lines = [Line(arm.name, drawn[arm.name], _places(arm, place)) for arm in arms]
+    for arm in arms:
+        places = [
+            place(point, size.length or 1 if axis == "Length" else size.batch)
+            for size in sizes
+            if (point := arm.best_latency(*size))
+        ]
+        lines += [Line(arm.name, drawn[arm.name], places)] if places else []
     return sorted(lines, key=lambda line: line.look != "pale")
 
 
-def _places(arm: Arm, place: Callable[[Latency], Place]) -> list[Place]:
-    sizes = sorted({point.batch for point in arm.latency})
-    return [place(point) for size in sizes if (point := arm.best_latency(size))]
-
-
-def _latency(point: Latency) -> Place:
+def _latency(point: Latency, at: int) -> Place:
     workers = [*worker_medians(point), point.median_ms]
-    return Place(point.batch, point.median_ms, min(workers), max(workers))
+    return Place(at, point.median_ms, min(workers), max(workers))
 
 
-def _throughput(point: Latency) -> Place:
-    time, second = _latency(point), 1000 * point.batch
-    return Place(point.batch, second / time.value, second / time.high, second / time.low)
+def _throughput(point: Latency, at: int) -> Place:
+    time, second = _latency(point, at), 1000 * point.batch
+    return Place(at, second / time.value, second / time.high, second / time.low)
 
 
 def _thousands(tick: float) -> str:
@@ -100,22 +118,22 @@ def _thousands(tick: float) -> str:
 
 
 def _picture(
-    lines: Sequence[Line], title: str, write: Callable[[float], str], width: Width
+    lines: Sequence[Line], title: str, axis: str, write: Callable[[float], str], width: Width
 ) -> Markup:
     across, down = _SIZES[width]
     named = [line for line in lines if line.look != "pale"]
     names = {line.name: shortened(line.name, _NAMES[width]) for line in named}
     gutter = 12 + max((text_width(name, _FONT) for name in names.values()), default=0.0)
     frame = Box(48, 12, across - gutter, down - 44)
-    sizes = sorted({place.batch for line in lines for place in line.places})
+    sizes = sorted({place.at for line in lines for place in line.places})
     x_axis = log_axis(sizes, frame.left + 14, frame.right - 8, margin=1.0)
     bounds = [bound for line in lines for place in line.places for bound in (place.low, place.high)]
     y_axis = log_axis(bounds, frame.bottom, frame.top, margin=1.25)
-    description = f"{title} against batch size, one line per arm"
+    description = f"{title} against {axis.lower()}, one line per arm"
     canvas = ET.Element(
         "svg", {"viewBox": f"0 0 {across} {down}", "role": "img", "aria-label": description}
     )
-    _draw_axes(canvas, frame, x_axis, y_axis, sizes, write)
+    _draw_axes(canvas, frame, x_axis, y_axis, sizes, axis, write)
     for line in lines:
         _draw_line(canvas, line, x_axis, y_axis)
     _draw_names(canvas, named, names, frame, x_axis, y_axis)
@@ -128,6 +146,7 @@ def _draw_axes(
     x_axis: Axis,
     y_axis: Axis,
     sizes: Sequence[int],
+    title: str,
     write: Callable[[float], str],
 ) -> None:
     free = frame.left
@@ -144,12 +163,12 @@ def _draw_axes(
         text(canvas, "tick", write(tick), frame.left - 7, y + 4, "end")
     element(canvas, "line", "axis", x1=frame.left, x2=frame.right, y1=frame.bottom, y2=frame.bottom)
     middle = (frame.left + frame.right) / 2
-    text(canvas, "axis-title", "Batch size", middle, frame.bottom + 37, "middle")
+    text(canvas, "axis-title", title, middle, frame.bottom + 37, "middle")
 
 
 def _draw_line(canvas: ET.Element, line: Line, x_axis: Axis, y_axis: Axis) -> None:
     group = ET.SubElement(canvas, "g", {"class": f"point {line.look}"})
-    places = [(x_axis(place.batch), y_axis(place.value)) for place in line.places]
+    places = [(x_axis(place.at), y_axis(place.value)) for place in line.places]
     element(group, "polyline", "series", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places))
     if line.look == "pale":
         return
@@ -169,7 +188,7 @@ def _draw_names(
     x_axis: Axis,
     y_axis: Axis,
 ) -> None:
-    ends = [(x_axis(line.places[-1].batch), y_axis(line.places[-1].value)) for line in lines]
+    ends = [(x_axis(line.places[-1].at), y_axis(line.places[-1].value)) for line in lines]
     heights = spread([y for _, y in ends], 15.5, frame.top, frame.bottom)
     for line, (x, y), height in zip(lines, ends, heights, strict=True):
         left = frame.right + 4

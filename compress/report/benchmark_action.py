@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from compress.report.gains import batches, comparison, latency_gain, report_metric
+from compress.report.gains import call_sizes, comparison, latency_gain, report_metric
 from compress.report.gate_table import promise_name
 from compress.report.gates_schema import Promise
+from compress.report.measure_schema import Size
 from compress.report.record import Interval
 from compress.report.schema import Arm, Report
 from compress.report.subject import judged_arms, machine_class
@@ -58,16 +59,16 @@ def _promise(entry: Promise) -> _Entry:
 
 
 def _latencies(report: Report, arm: Arm) -> list[_Entry]:
-    return [entry for batch in batches(report) if (entry := _latency(report, arm, batch))]
+    return [entry for size in call_sizes(report) if (entry := _latency(report, arm, size))]
 
 
-def _latency(report: Report, arm: Arm, batch: int) -> _Entry | None:
-    name = f"Latency, batch {batch}, candidate / baseline"
-    found = comparison(report, report.baseline, arm.name, "latency", batch)
+def _latency(report: Report, arm: Arm, size: Size) -> _Entry | None:
+    name = f"Latency, {size}, candidate / baseline"
+    found = comparison(report, report.baseline, arm.name, "latency", size)
     if found is not None and found.ratio is not None:
         extra = f"{machine_class(report.machine)}; {found.n or 0} processes; {found.verdict}"
         return _entry(name, "ratio", found.ratio, found.interval, extra)
-    gain = latency_gain(report, arm, batch)
+    gain = latency_gain(report, arm, size)
     if gain is None:
         return None
     return _entry(name, "ratio", 1 / gain.factor, None, machine_class(report.machine))

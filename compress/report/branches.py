@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from compress.report import formatting
 from compress.report.formatting import DASH, metric_format
 from compress.report.gains import (
-    batches,
+    call_sizes,
     comparison,
     latency_gain,
     quality_drop,
     size_gain,
 )
+from compress.report.measure_schema import Size
 from compress.report.schema import Arm, Report
 
 
@@ -69,7 +70,7 @@ def branch_steps(report: Report) -> list[Branch]:
     Arms that share no path, as in a plain benchmark, make one branch together. Empty where no arm
     was timed against another.
     """
-    sizes = batches(report)
+    sizes = call_sizes(report)
     if not sizes:
         return []
     found = paths(report)
@@ -86,22 +87,22 @@ def branch_steps(report: Report) -> list[Branch]:
     return branches
 
 
-def _steps(report: Report, path: list[Arm], batch: int) -> list[Step]:
+def _steps(report: Report, path: list[Arm], size: Size) -> list[Step]:
     steps: list[Step] = []
     speeds: dict[str, float] = {}
     for arm in path:
-        after = _speed(report, arm, batch)
+        after = _speed(report, arm, size)
         before = speeds.get(arm.parent or "", 1.0)
         speeds[arm.name] = before if after is None else after
-        steps.append(_step(report, arm, batch, before, after))
+        steps.append(_step(report, arm, size, before, after))
         steps += [_control_step(report, control, arm) for control in _controls(report, arm)]
     return steps
 
 
-def _speed(report: Report, arm: Arm, batch: int) -> float | None:
+def _speed(report: Report, arm: Arm, size: Size) -> float | None:
     if arm.name == report.baseline:
         return 1.0
-    gain = latency_gain(report, arm, batch)
+    gain = latency_gain(report, arm, size)
     return gain.factor if gain else None
 
 
@@ -109,10 +110,10 @@ def _controls(report: Report, arm: Arm) -> list[Arm]:
     return [other for other in report.arms if other.control_of == arm.name]
 
 
-def _step(report: Report, arm: Arm, batch: int, before: float, after: float | None) -> Step:
-    point = arm.best_latency(batch)
+def _step(report: Report, arm: Arm, size: Size, before: float, after: float | None) -> Step:
+    point = arm.best_latency(*size)
     latency = formatting.milliseconds(point.median_ms) if point else DASH
-    gain, shrunk = latency_gain(report, arm, batch), size_gain(report, arm)
+    gain, shrunk = latency_gain(report, arm, size), size_gain(report, arm)
     roles = [
         role
         for role, name in (("baseline", report.baseline), ("final", report.final))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.report.formatting import MetricFormat, interval, metric_format, number, times
-from compress.report.measure_schema import Latency
+from compress.report.measure_schema import Latency, Size, in_order
 from compress.report.record import Interval
 from compress.report.schema import Arm, Comparison, Report
 
@@ -51,9 +51,9 @@ def find_arm(report: Report, name: str | None) -> Arm | None:
     return next((arm for arm in report.arms if arm.name == name), None)
 
 
-def batches(report: Report) -> list[int]:
-    """Every batch size that was measured, smallest first."""
-    return sorted({point.batch for arm in report.arms for point in arm.latency})
+def call_sizes(report: Report) -> list[Size]:
+    """Every batch size, with its length where there is one, that was measured, smallest first."""
+    return in_order(point.size for arm in report.arms for point in arm.latency)
 
 
 def report_metric(report: Report) -> MetricFormat | None:
@@ -63,23 +63,24 @@ def report_metric(report: Report) -> MetricFormat | None:
 
 
 def comparison(
-    report: Report, baseline: str, candidate: str, what: str, batch: int | None = None
+    report: Report, baseline: str, candidate: str, what: str, size: Size | None = None
 ) -> Comparison | None:
     """The comparison of two named arms, or None where there is none."""
-    wanted = (baseline, candidate, what, batch)
+    wanted = (baseline, candidate, what, *(size or (None, None)))
     for entry in report.comparisons:
-        if (entry.baseline, entry.candidate, entry.what, entry.batch) == wanted:
+        found = (entry.baseline, entry.candidate, entry.what, entry.batch, entry.length)
+        if found == wanted:
             return entry
     return None
 
 
-def latency_gain(report: Report, arm: Arm, batch: int) -> Gain | None:
+def latency_gain(report: Report, arm: Arm, size: Size) -> Gain | None:
     """How many times faster an arm is; None for the baseline itself and where nothing was timed."""
     baseline = find_arm(report, report.baseline)
     if baseline is None or arm.name == baseline.name:
         return None
-    compared = _turned(comparison(report, baseline.name, arm.name, "latency", batch))
-    before, after = baseline.best_latency(batch), arm.best_latency(batch)
+    compared = _turned(comparison(report, baseline.name, arm.name, "latency", size))
+    before, after = baseline.best_latency(*size), arm.best_latency(*size)
     if compared or before is None or after is None:
         return compared
     return Gain(before.median_ms / after.median_ms)
@@ -107,12 +108,12 @@ def worker_medians(point: Latency | None) -> list[float]:
     return [median for median in point.workers_ms if median > 0] if point else []
 
 
-def architecture_latency(report: Report, arm: Arm, batch: int) -> float | None:
+def architecture_latency(report: Report, arm: Arm, size: Size) -> float | None:
     """An arm's median in ms; a control's own, or that of the arm whose architecture it shares."""
-    point = arm.best_latency(batch)
+    point = arm.best_latency(*size)
     original = find_arm(report, arm.control_of)
     if point is None and original is not None:
-        point = original.best_latency(batch)
+        point = original.best_latency(*size)
     return point.median_ms if point else None
 
 

@@ -6,6 +6,7 @@ from compress.report import formatting
 from compress.report.formatting import DASH
 from compress.report.gains import report_metric
 from compress.report.gates_schema import Further, Promise
+from compress.report.measure_schema import Size
 from compress.report.schema import Arm, Comparison, Report
 from compress.report.tables import Cell, Column, Table
 
@@ -56,8 +57,8 @@ def _promises_table(report: Report) -> Table:
 
 def promise_name(entry: Promise) -> str:
     """What a gate of a gate file is about, such as "int8 latency, batch 1"."""
-    batch = "" if entry.batch is None else f", batch {entry.batch}"
-    return f"{entry.candidate} {entry.metric}{batch}"
+    size = "" if entry.batch is None else f", {Size(entry.batch, entry.length)}"
+    return f"{entry.candidate} {entry.metric}{size}"
 
 
 def _promise_row(entry: Promise) -> list[Cell]:
@@ -99,10 +100,9 @@ def further_change(entry: Further) -> str:
 def _compared(entry: Comparison, arms: list[Arm]) -> tuple[str, list[str]]:
     """What a comparison is about, and the figure of each arm."""
     if entry.what == "latency":
-        assert entry.batch is not None
-        points = [arm.best_latency(entry.batch) for arm in arms]
+        points = [arm.best_latency(*entry.size) for arm in arms]
         figures = [formatting.milliseconds(point.median_ms) if point else DASH for point in points]
-        return f"Latency, batch {entry.batch}", figures
+        return f"Latency, {entry.size}", figures
     if entry.what == "quality":
         cells = [_quality(arm) for arm in arms]
         quality = arms[0].quality

@@ -40,6 +40,7 @@ class Promise(Record):
         candidate: the model that was judged.
         baseline: the model it was compared with; None for a bound of its own.
         batch: samples a call, for "latency" only.
+        length: of made-up inputs, for "latency" only; None where the inputs decide.
         promised: the bound in words.
         found: the figure in words, with its 95 % interval where it has one; empty where skipped.
         value: the figure: a ratio, a drop, a count, or a metric.
@@ -54,6 +55,7 @@ class Promise(Record):
     candidate: str
     baseline: str | None = None
     batch: int | None = None
+    length: int | None = None
     promised: str
     found: str = ""
     value: float | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress.report.gains import batches, find_arm
+from compress.report.gains import call_sizes, find_arm
+from compress.report.measure_schema import Size
 from compress.report.points import arm_role, pareto_front, picture_points
 from compress.report.schema import Arm, Report
 
@@ -18,7 +19,7 @@ def highlighted(report: Report) -> list[str]:
     The baseline comes first, then the final model, then the front from the fastest on.
     """
     front = [point.name for point in pareto_front(picture_points(report))]
-    front = front or [arm.name for batch in batches(report) if (arm := _fastest(report, batch))]
+    front = front or [arm.name for size in call_sizes(report) if (arm := _fastest(report, size))]
     names = dict.fromkeys([report.baseline, report.final, *front])
     return [name for name in names if name and find_arm(report, name)]
 
@@ -40,6 +41,6 @@ def looks(report: Report, arms: Sequence[Arm]) -> dict[str, str]:
     return found
 
 
-def _fastest(report: Report, batch: int) -> Arm | None:
-    timed = [(point.median_ms, arm) for arm in report.arms if (point := arm.best_latency(batch))]
+def _fastest(report: Report, size: Size) -> Arm | None:
+    timed = [(point.median_ms, arm) for arm in report.arms if (point := arm.best_latency(*size))]
     return min(timed, key=lambda entry: entry[0])[1] if timed else None

@@ -60,12 +60,14 @@ class Series(Record):
         measure: "ratio" is latency of the model / latency of its baseline, in the same run;
             "milliseconds" are of one machine and never tested.
         batch: samples a call, for "ratio" and "milliseconds".
+        length: of made-up inputs, for the same; None where the inputs decided.
         metric: name of the metric, for "quality".
         fingerprint: of the machine, for "milliseconds" only.
     """
 
     measure: Measure
     batch: int | None = None
+    length: int | None = None
     metric: str | None = None
     higher_is_better: bool = False
     fingerprint: str | None = None

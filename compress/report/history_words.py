@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from compress.report import formatting
 from compress.report.formatting import metric_format, number, plural
 from compress.report.history_schema import History, LevelChange, Point, Series, Subject
+from compress.report.measure_schema import Size
 from compress.report.tables import Cell, Column, Table
 
 _COSTS = {"size": "File", "parameters": "Parameters", "macs": "MACs, one sample"}
@@ -14,10 +15,11 @@ _COSTS = {"size": "File", "parameters": "Parameters", "macs": "MACs, one sample"
 
 def heading(series: Series) -> str:
     """What a series is about, such as "Latency against the baseline, batch 1"."""
+    size = Size(series.batch or 1, series.length)
     if series.measure == "ratio":
-        return f"Latency against the baseline, batch {series.batch}"
+        return f"Latency against the baseline, {size}"
     if series.measure == "milliseconds":
-        return f"Milliseconds, batch {series.batch}, machine {series.fingerprint}"
+        return f"Milliseconds, {size}, machine {series.fingerprint}"
     if series.measure == "quality":
         return f"{metric_format(series.metric or 'quality').heading}, test split"
     return _COSTS[series.measure]

@@ -21,11 +21,11 @@ from markupsafe import Markup
 
 from compress.report import tables
 from compress.report.bars import speed_axis, speed_scale, step_bar
-from compress.report.batch_sizes import batch_pictures
+from compress.report.batch_sizes import SizePicture, batch_pictures, length_pictures
 from compress.report.branches import branch_steps
 from compress.report.drawing import legend_marker
 from compress.report.formatting import fact, size
-from compress.report.gains import batches, report_metric
+from compress.report.gains import call_sizes, report_metric
 from compress.report.gate_table import gate_table
 from compress.report.highlights import LABELLED_AT_MOST
 from compress.report.limits import PAGE_AT_MOST, cut, fits_at_first, left_out, with_short_texts
@@ -71,9 +71,9 @@ def _page(report: Report, left_out: str) -> str:
             verdict=verdict(report),
             figures=key_figures(report),
             metric=report_metric(report),
-            batch=next(iter(batches(report)), None),
+            size=next(iter(call_sizes(report)), None),
             pictures=_both(accuracy_against_latency, report),
-            batch_pictures=batch_pictures(report),
+            size_pictures=_size_pictures(report),
             workers=_both(worker_picture, report),
             ratios=_both(ratio_picture, report),
             timed=sum(bool(arm.latency) for arm in report.arms),
@@ -100,6 +100,12 @@ def _page(report: Report, left_out: str) -> str:
             recipe=recipe_text(report),
         )
     )
+
+
+def _size_pictures(report: Report) -> dict[str, list[SizePicture]]:
+    """What latency and throughput are drawn against, to the pictures."""
+    found = {"batch size": batch_pictures(report), "length": length_pictures(report)}
+    return {name: pictures for name, pictures in found.items() if pictures}
 
 
 def _both(draw: Callable[[Report, Width], Markup], report: Report) -> dict[str, Markup]:

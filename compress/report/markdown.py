@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from compress.report import tables
+from compress.report import profile_tables, tables
 from compress.report.fitting import LIMIT, Section, fitted, size
+from compress.report.formatting import plural
 from compress.report.gate_table import gate_table
+from compress.report.profile_section import shown_arms
 from compress.report.schema import Report
 from compress.report.sensitivity_section import sensitivity_section
 from compress.report.tables import Cell, Table
@@ -21,7 +23,7 @@ _PINNED = frozenset({"baseline", "final", "regressed"})
 
 
 def render_markdown(report: Report, limit: int = LIMIT) -> str:
-    """Verdict, arms, candidates, notes and the command, ending in a newline.
+    """Verdict, arms, candidates, profiles, notes and the command, ending in a newline.
 
     What would be longer than `limit` bytes loses rows, from the least important table first, and
     says how many; texts of more than 500 characters are then shortened as well.
@@ -49,12 +51,41 @@ def _sections(report: Report, text: Callable[[str], str]) -> list[Section]:
         found.append(Section(f"## Sensitivity: {escape(text(shown.title))}"))
         found.append(Section(escape(text(" ".join(shown.sentences)))))
         found.append(table_section(shown.table, text, rank=0, what="layer"))
+    found += _profiles(report, text)
     if report.notes:
         notes = [f"- {escape(text(note))}" for note in report.notes]
         found += [Section("## Notes"), Section("", notes, rank=2, what="note")]
     found += [Section("## Repeat it"), Section(_code(text(report.command)))]
     found.append(Section(f"compress {escape(text(f'{report.tool_version}, {report.created}'))}"))
     return found
+
+
+def _profiles(report: Report, text: Callable[[str], str]) -> list[Section]:
+    """Where the time goes: operators, the slowest nodes, and what two profiles differ in."""
+    found: list[Section] = []
+    for arm in shown_arms(report):
+        assert arm.profile is not None
+        operators = profile_tables.operators_table(arm.profile).without_empty_columns(brief=True)
+        nodes = profile_tables.nodes_table(arm.profile).without_empty_columns(brief=True)
+        count = len(arm.profile.nodes)
+        slowest = f"The slowest {len(nodes.rows)} of {plural(count, 'node')}:"
+        found += [
+            Section(f"### {escape(text(arm.name))}"),
+            Section(escape(" ".join(profile_tables.sentences(arm.profile)))),
+        ]
+        if count:
+            found += [
+                table_section(operators, text, rank=1, what="operator"),
+                Section(slowest if len(nodes.rows) < count else "Every node:"),
+                table_section(nodes, text, rank=0, what="node"),
+            ]
+    for pair in profile_tables.compared(report):
+        difference = profile_tables.difference_table(pair).without_empty_columns(brief=True)
+        found += [
+            Section(f"### {escape(text(f'{pair.after_name} against {pair.before_name}'))}"),
+            table_section(difference, text, rank=1, what="operator"),
+        ]
+    return [Section("## Where the time goes"), *found] if found else []
 
 
 def shortened(text: str) -> str:

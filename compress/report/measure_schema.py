@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from statistics import median
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
@@ -11,6 +12,22 @@ from compress.report.record import Record
 
 #: Name of the arm that is the first one again, to see what the machine makes of no difference.
 CONTROL = "first arm again"
+
+
+class Size(NamedTuple):
+    """What one call takes: so many samples, each of a length where inputs were made up so."""
+
+    batch: int
+    length: int | None = None
+
+    def __str__(self) -> str:
+        """Such as "batch 1", or "batch 1, length 64"."""
+        return f"batch {self.batch}" + (f", length {self.length}" if self.length else "")
+
+
+def in_order(sizes: Iterable[Size]) -> list[Size]:
+    """Each size once, smallest batch first, then the shortest."""
+    return sorted(set(sizes), key=lambda size: (size.batch, size.length or 0))
 
 
 class Percentile(Record):
@@ -23,9 +40,9 @@ class Percentile(Record):
         n: calls, of all workers together.
     """
 
-    value_ms: float
-    low_ms: float
-    high_ms: float
+    value_ms: float = Field(ge=0)
+    low_ms: float = Field(ge=0)
+    high_ms: float = Field(ge=0)
     n: int = Field(ge=1)
 
 
@@ -34,6 +51,7 @@ class Latency(Record):
 
     Attributes:
         batch: samples a call.
+        length: of made-up inputs; None where the inputs decide.
         threads: intra-op threads of the runtime.
         median_ms: median over workers of each worker's median, in milliseconds.
         p90_ms: 90th percentile of all timed blocks; None where n is too small for one (29).
@@ -49,6 +67,7 @@ class Latency(Record):
     """
 
     batch: int = Field(ge=1)
+    length: int | None = Field(default=None, ge=1)
     threads: int = Field(ge=1)
     median_ms: float = Field(gt=0)
     p90_ms: Annotated[float, Field(gt=0)] | None
@@ -57,9 +76,14 @@ class Latency(Record):
     best: bool
     workers_ms: list[Annotated[float, Field(gt=0)]]
     percentiles: dict[str, Percentile | None] = {}
-    load_ms: float | None = None
-    first_call_ms: float | None = None
+    load_ms: float | None = Field(default=None, ge=0)
+    first_call_ms: float | None = Field(default=None, ge=0)
     unstable: int = 0
+
+    @property
+    def size(self) -> Size:
+        """Batch and length."""
+        return Size(self.batch, self.length)
 
 
 class Noise(Record):
@@ -89,8 +113,9 @@ class RawWorker(Record):
 
     Attributes:
         seed: of its coin.
-        order: for each batch size the places in `RawMeasurement.cells`, in the order that the coin
-            gave: they are loaded and timed forward, then backward, backward, forward, and so on.
+        order: for each batch size and length the places in `RawMeasurement.cells`, in the order
+            that the coin gave: they are loaded and timed forward, then backward, backward, forward,
+            and so on.
         cpus: numbers of the CPUs that it was allowed to run on; None where that cannot be told.
         noise: what disturbed it.
     """
@@ -102,10 +127,11 @@ class RawWorker(Record):
 
 
 class RawCell(Record):
-    """One arm at one batch size and thread count, in every worker.
+    """One arm at one batch size, length and thread count, in every worker.
 
     Attributes:
         arm: its name; the control's is `CONTROL`.
+        length: of made-up inputs; None where the inputs decide.
         blocks_ns: (workers, rounds) medians of blocks, nanoseconds a call.
         calls_per_block: (workers,) timed calls behind each of these medians.
         load_ns: (workers,) time to load the model.
@@ -115,11 +141,12 @@ class RawCell(Record):
 
     arm: str
     batch: int = Field(ge=1)
+    length: int | None = Field(default=None, ge=1)
     threads: int = Field(ge=1)
-    blocks_ns: list[list[int]]
-    calls_per_block: list[int] = []
-    load_ns: list[int] = []
-    first_call_ns: list[int] = []
+    blocks_ns: list[list[Annotated[int, Field(gt=0)]]]
+    calls_per_block: list[Annotated[int, Field(gt=0)]] = []
+    load_ns: list[Annotated[int, Field(ge=0)]] = []
+    first_call_ns: list[Annotated[int, Field(ge=0)]] = []
     unstable: list[int] = []
 
 
@@ -134,12 +161,14 @@ class RawMeasurement(Record):
     cells: list[RawCell]
     workers: list[RawWorker] = []
 
-    def worker_ratios(self, baseline: str, candidate: str, batch: int) -> list[float]:
+    def worker_ratios(
+        self, baseline: str, candidate: str, batch: int, length: int | None = None
+    ) -> list[float]:
         """Each worker's candidate / baseline: the median over rounds, blocks beside each other.
 
         Each arm at the thread count at which it is fastest; empty where one was not measured.
         """
-        fastest = [self._fastest(arm, batch) for arm in (baseline, candidate)]
+        fastest = [self._fastest(arm, Size(batch, length)) for arm in (baseline, candidate)]
         under, over = fastest
         if under is None or over is None:
             return []
@@ -149,6 +178,7 @@ class RawMeasurement(Record):
             for blocks in pairs
         ]
 
-    def _fastest(self, arm: str, batch: int) -> RawCell | None:
-        cells = [cell for cell in self.cells if (cell.arm, cell.batch) == (arm, batch)]
+    def _fastest(self, arm: str, size: Size) -> RawCell | None:
+        wanted = (arm, *size)
+        cells = [cell for cell in self.cells if (cell.arm, cell.batch, cell.length) == wanted]
         return min(cells, key=lambda cell: median(map(median, cell.blocks_ns)), default=None)

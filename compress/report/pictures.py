@@ -17,7 +17,7 @@ from markupsafe import Markup
 from compress.report.axes import Axis, linear_axis, log_axis
 from compress.report.drawing import element, marker, markup, text
 from compress.report.formatting import number
-from compress.report.gains import batches, find_arm, report_metric
+from compress.report.gains import call_sizes, find_arm, report_metric
 from compress.report.labels import Box, Label, place_labels, shortened, text_width
 from compress.report.points import Point, labelled, pareto_front, picture_points
 from compress.report.schema import Report
@@ -100,7 +100,7 @@ def _covers(one: Point, other: Point, gap: float) -> bool:
 def _description(report: Report) -> str:
     metric = report_metric(report)
     name = metric.label if metric else "quality"
-    return f"{name} against latency at batch {batches(report)[0]}, one point per arm"
+    return f"{name} against latency at {call_sizes(report)[0]}, one point per arm"
 
 
 def _draw_axes(canvas: ET.Element, report: Report, frame: Box, x_axis: Axis, y_axis: Axis) -> None:
@@ -118,7 +118,7 @@ def _draw_axes(canvas: ET.Element, report: Report, frame: Box, x_axis: Axis, y_a
         label = number(tick * 100, 4, trim=True) + " %" if share else number(tick, 4, trim=True)
         text(canvas, "tick", label, frame.left - 8, y + 4, "end")
     element(canvas, "line", "axis", x1=frame.left, x2=frame.right, y1=frame.bottom, y2=frame.bottom)
-    title = f"Latency at batch {batches(report)[0]}, ms (log scale)"
+    title = f"Latency at {call_sizes(report)[0]}, ms (log scale)"
     middle = (frame.left + frame.right) / 2
     text(canvas, "axis-title", title, middle, frame.bottom + 39, "middle")
 

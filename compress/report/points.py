@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compress.report.gains import architecture_latency, batches
+from compress.report.gains import architecture_latency, call_sizes
 from compress.report.schema import Arm, Quality, Report
 
 #: With more points than this only the baseline, the final model and the Pareto front are labelled,
@@ -52,7 +52,7 @@ def outside_picture(report: Report) -> list[Point]:
 
 
 def _all_points(report: Report) -> list[Point]:
-    sizes = batches(report)
+    sizes = call_sizes(report)
     points: list[Point] = []
     for arm in report.arms:
         latency = architecture_latency(report, arm, sizes[0]) if sizes else None

@@ -70,6 +70,7 @@ class Profile(Record):
 
     Attributes:
         batch: samples a call.
+        length: of made-up inputs; None where the inputs decide.
         threads: intra-op threads of the runtime.
         calls: calls under the profiler in all processes together, those discarded left out.
         kernels_us: time in kernels of one call under the profiler, in microseconds, its own cost
@@ -86,6 +87,7 @@ class Profile(Record):
     """
 
     batch: int = Field(ge=1)
+    length: int | None = None
     threads: int = Field(ge=1)
     calls: int = Field(ge=1)
     kernels_us: float = Field(ge=0)

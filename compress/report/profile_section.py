@@ -1,4 +1,4 @@
-"""The section "where the time goes" of the HTML page: which profiles it shows, and how."""
+"""The section "where the time goes": which profiles a page shows, and how the HTML page does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from compress.report import profile_tables as tables
 from compress.report.profile_picture import Bar, bar_picture, bars, legend
-from compress.report.schema import Report
+from compress.report.schema import Arm, Report
 from compress.report.tables import Table
 
 
@@ -35,11 +35,9 @@ class ProfileSection:
 
 
 def profile_section(report: Report) -> ProfileSection:
-    """The baseline and the final model, or all arms where there is no final one."""
+    """What the page shows of all profiles."""
     pairs = tables.compared(report)
-    profiled = [arm for arm in report.arms if arm.profile is not None]
-    if report.final is not None and pairs:
-        profiled = [arm for arm in profiled if arm.name in (report.baseline, report.final)]
+    profiled = shown_arms(report)
     every = [bar for arm in profiled if arm.profile for bar in bars(arm.profile)]
     shown = [
         ShownProfile(
@@ -61,6 +59,14 @@ def profile_section(report: Report) -> ProfileSection:
     return ProfileSection(
         shown, legend(every), [(pair, tables.difference_table(pair)) for pair in pairs]
     )
+
+
+def shown_arms(report: Report) -> list[Arm]:
+    """Of the arms with a profile the baseline and the final model, or all without a final one."""
+    profiled = [arm for arm in report.arms if arm.profile is not None]
+    if report.final is not None and tables.compared(report):
+        return [arm for arm in profiled if arm.name in (report.baseline, report.final)]
+    return profiled
 
 
 def _pictures(shown: list[Bar]) -> list[tuple[Bar, Markup]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from compress.report import formatting
 from compress.report.formatting import DASH, MINUS
+from compress.report.measure_schema import Size
 from compress.report.profile_schema import Profile, ProfiledNode, ProfiledOperator
 from compress.report.record import Interval
 from compress.report.schema import Report
@@ -190,7 +191,8 @@ def sentences(profile: Profile) -> list[str]:
 
 
 def _call(profile: Profile) -> str:
-    at = f"batch {profile.batch}, {formatting.plural(profile.threads, 'thread')}"
+    size = Size(profile.batch, profile.length)
+    at = f"{size}, {formatting.plural(profile.threads, 'thread')}"
     text = (
         f"A call takes {microseconds(profile.wall_us)} µs without the profiler ({at}), its kernels "
         f"{microseconds(profile.kernels_us)} µs under it."

@@ -21,7 +21,7 @@ def ratio_rows(report: Report) -> list[Row]:
     return [
         row
         for entry in latencies
-        for row in _rows(report, report.gate, entry, f", batch {entry.batch}" if several else "")
+        for row in _rows(report, report.gate, entry, f", {entry.size}" if several else "")
     ]
 
 
@@ -29,10 +29,10 @@ def _rows(report: Report, gate: Gate, entry: Comparison, where: str) -> list[Row
     assert entry.batch is not None
     assert entry.ratio is not None
     baseline = find_arm(report, entry.baseline)
-    point = baseline.best_latency(entry.batch) if baseline else None
+    point = baseline.best_latency(*entry.size) if baseline else None
     shown = milliseconds(point.median_ms) if point else DASH
     pair = (entry.baseline, entry.candidate)
-    ratios = report.raw.worker_ratios(*pair, entry.batch) if report.raw else ()
+    ratios = report.raw.worker_ratios(*pair, *entry.size) if report.raw else ()
     bounds = entry.interval
     figure = f"{entry.ratio:.3f} ×" + (
         f" {interval(*(f'{bound:.3f}' for bound in bounds))}" if bounds else ""
@@ -44,7 +44,7 @@ def _rows(report: Report, gate: Gate, entry: Comparison, where: str) -> list[Row
     if entry.batch in gate.control:
         again = gate.control[entry.batch]
         strays = (
-            report.raw.worker_ratios(entry.baseline, CONTROL, entry.batch) if report.raw else ()
+            report.raw.worker_ratios(entry.baseline, CONTROL, *entry.size) if report.raw else ()
         )
         rows.append(Row(f"control{where}", "control", f"{again:.3f} ×", strays, again))
     return rows

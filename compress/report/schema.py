@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from compress.errors import InputError
 from compress.report.gates_schema import Further, Promise
-from compress.report.measure_schema import Latency, RawMeasurement
+from compress.report.measure_schema import Latency, RawMeasurement, Size
 from compress.report.profile_schema import Profile
 from compress.report.record import Interval, Record
 from compress.report.sensitivity_schema import Sensitivity
@@ -67,7 +67,7 @@ class Arm(Record):
         operators: for each operator type that computes, how many nodes run in which precision.
         quality: on the test split, reported and never chosen on; None without data.
         validation: on the validation split, where every choice is made.
-        latency: one entry for each batch size and thread count.
+        latency: one entry for each batch size, length and thread count.
         peak_memory_bytes: peak resident memory that loading and running adds to a bare process.
         control_of: for a model trained without a teacher, the arm whose architecture it shares.
         seconds: wall time of the stage, in seconds.
@@ -83,7 +83,7 @@ class Arm(Record):
     precision: str
     parameters: int | None = None
     macs: int | None = None
-    size_bytes: int
+    size_bytes: int = Field(ge=0)
     operators: dict[str, dict[str, int]] = {}
     quality: Quality | None = None
     validation: Quality | None = None
@@ -103,9 +103,9 @@ class Arm(Record):
             if "int8" in precision
         )
 
-    def best_latency(self, batch: int) -> Latency | None:
-        """The fastest thread count at one batch size, or None where it was not measured."""
-        points = [point for point in self.latency if point.batch == batch]
+    def best_latency(self, batch: int, length: int | None = None) -> Latency | None:
+        """The fastest thread count at one size of call, or None where it was not measured."""
+        points = [point for point in self.latency if point.size == (batch, length)]
         return min(points, key=lambda point: point.median_ms, default=None)
 
 
@@ -116,6 +116,7 @@ class Comparison(Record):
         what: "latency", "quality", "size", "parameters", "macs", or "int8": whether the nodes that
             compute kept their precision.
         batch: samples a call, for "latency" only.
+        length: of made-up inputs, for "latency" only; None where the inputs decide.
         operator: for "int8" the type of operator whose nodes changed; None where none did.
         ratio: candidate / baseline; for latency the Hodges-Lehmann estimate over workers.
         difference: for "quality" how much worse the candidate is, in the metric's unit: positive is
@@ -129,12 +130,18 @@ class Comparison(Record):
     candidate: str
     what: Figure
     batch: int | None = None
+    length: int | None = None
     operator: str | None = None
     ratio: float | None = None
     difference: float | None = None
     interval: Interval | None = None
     n: int | None = None
     verdict: Verdict
+
+    @property
+    def size(self) -> Size:
+        """Batch and length of a comparison of latencies."""
+        return Size(self.batch or 1, self.length)
 
 
 class Candidate(Record):
@@ -257,10 +264,13 @@ class Report(Record):
                 return arm
         raise KeyError(name)
 
-    def comparison(self, candidate: str, what: str, batch: int | None = None) -> Comparison | None:
+    def comparison(
+        self, candidate: str, what: str, batch: int | None = None, length: int | None = None
+    ) -> Comparison | None:
         """The comparison of one arm with the report's baseline, or None where there is none."""
+        wanted = (candidate, what, batch, length)
         for entry in self.comparisons:
-            if (entry.candidate, entry.what, entry.batch) == (candidate, what, batch):
+            if (entry.candidate, entry.what, entry.batch, entry.length) == wanted:
                 return entry
         return None
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from compress.report import formatting
 from compress.report.formatting import DASH, MetricFormat
 from compress.report.gains import (
-    batches,
+    call_sizes,
     find_arm,
     latency_gain,
     quality_drop,
     report_metric,
     size_gain,
 )
+from compress.report.measure_schema import Size
 from compress.report.schema import Arm, Candidate, Quality, Report
 
 
@@ -65,17 +66,17 @@ class Table:
 
 
 def arms_table(report: Report) -> Table:
-    """Every arm with its accuracy, latency at every batch size, size and cost."""
+    """Every arm with its accuracy, latency at every size of call, size and cost."""
     metric = report_metric(report)
     name = metric.label if metric else "quality"
     unit = f" in {metric.unit}" if metric and metric.unit else ""
-    sizes = batches(report)
+    sizes = call_sizes(report)
     columns = [
         Column("Arm", numeric=False, brief=True),
         Column("Precision", numeric=False, brief=True),
         Column(metric.heading if metric else "Quality", "test split", brief=True),
         Column(_worse(metric), f"paired{unit}", brief=True),
-        *(Column(f"Latency, batch {batch}", "× faster", brief=True) for batch in sizes),
+        *(Column(f"Latency, {size}", "× faster", brief=True) for size in sizes),
         Column("File", "× smaller", brief=True),
         Column("Parameters"),
         Column("MACs", "one sample"),
@@ -90,14 +91,14 @@ def _worse(metric: MetricFormat | None) -> str:
     return metric.change.capitalize() if metric else "Drop"
 
 
-def _arm_row(report: Report, arm: Arm, sizes: list[int]) -> list[Cell]:
+def _arm_row(report: Report, arm: Arm, sizes: list[Size]) -> list[Cell]:
     shrunk = size_gain(report, arm)
     return [
         Cell(arm.name, _origin(arm), _roles(report, arm)),
         Cell(arm.precision, _runtime(report, arm)),
         _quality_cell(arm.quality),
         _drop_cell(report, arm),
-        *(_latency_cell(report, arm, batch) for batch in sizes),
+        *(_latency_cell(report, arm, size) for size in sizes),
         Cell(
             formatting.size(arm.size_bytes),
             (formatting.times(shrunk.factor),) if shrunk else (),
@@ -127,6 +128,7 @@ def _roles(report: Report, arm: Arm) -> tuple[str, ...]:
         "baseline": arm.name == report.baseline,
         "final": arm.name == report.final,
         "control": arm.control_of is not None,
+        "not timed": arm.name in report.failed,
     }
     return tuple(role for role, held in roles.items() if held)
 
@@ -149,11 +151,11 @@ def _drop_cell(report: Report, arm: Arm) -> Cell:
     return Cell(figure, notes, _doubt(found.verdict), sort=found.difference)
 
 
-def _latency_cell(report: Report, arm: Arm, batch: int) -> Cell:
-    point = arm.best_latency(batch)
+def _latency_cell(report: Report, arm: Arm, size: Size) -> Cell:
+    point = arm.best_latency(*size)
     if point is None:
         return Cell()
-    gain = latency_gain(report, arm, batch)
+    gain = latency_gain(report, arm, size)
     threads = formatting.plural(point.threads, "thread")
     figure = formatting.milliseconds(point.median_ms)
     if gain is None:

@@ -13,10 +13,11 @@ _PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
 def timings_table(report: Report) -> Table:
-    """Every batch size and thread count that was timed."""
+    """Every batch size, length and thread count that was timed."""
     columns = [
         Column("Arm", numeric=False),
         Column("Batch"),
+        Column("Length"),
         Column("Threads"),
         Column("Median"),
         *(Column(name, "single calls, 90 %") for name in _PERCENTILES),
@@ -30,6 +31,7 @@ def timings_table(report: Report) -> Table:
         [
             Cell(arm.name),
             Cell(str(point.batch), sort=point.batch),
+            Cell(formatting.count(point.length), sort=point.length),
             Cell(str(point.threads), tags=("best",) if point.best else (), sort=point.threads),
             _median_cell(point),
             *(_percentile_cell(point.percentiles.get(name)) for name in _PERCENTILES),

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from compress.report import formatting
 from compress.report.gains import (
-    batches,
+    call_sizes,
     find_arm,
     latency_gain,
     quality_drop,
     report_metric,
     size_gain,
 )
+from compress.report.measure_schema import Size
 from compress.report.schema import Arm, Budget, Report
 
 
@@ -76,7 +77,7 @@ def key_figures(report: Report) -> list[KeyFigure]:
     if arm is None:
         return []
     baseline = find_arm(report, report.baseline) or arm
-    cards = [_latency_card(report, baseline, arm, batch) for batch in batches(report)]
+    cards = [_latency_card(report, baseline, arm, size) for size in call_sizes(report)]
     cards += [_size_card(report, baseline, arm), _quality_card(report, baseline, arm)]
     cards += [_memory_card(baseline, arm)]
     return [card for card in cards if card]
@@ -96,10 +97,10 @@ def _measured(report: Report) -> str:
     parts = [formatting.plural(len(report.arms), "arm") + " measured"]
     if arm is None:
         return parts[0]
-    for batch in batches(report):
-        point = arm.best_latency(batch)
+    for size in call_sizes(report):
+        point = arm.best_latency(*size)
         if point:
-            parts.append(f"{formatting.milliseconds(point.median_ms)} at batch {batch}")
+            parts.append(f"{formatting.milliseconds(point.median_ms)} at {size}")
     parts.append(formatting.size(arm.size_bytes))
     if arm.quality:
         metric = formatting.metric_format(arm.quality.metric)
@@ -117,18 +118,18 @@ def _gained(report: Report, final: Arm) -> str:
 
 
 def _speed_clauses(report: Report, final: Arm) -> list[str]:
-    """One clause a batch size; a word that the clause before ended in is not said again."""
+    """One clause a size of call; a word that the clause before ended in is not said again."""
     clauses: list[str] = []
     said = ""
-    for batch in batches(report):
-        gain = latency_gain(report, final, batch)
+    for size in call_sizes(report):
+        gain = latency_gain(report, final, size)
         if gain is None:
             continue
         phrase = gain.phrase("faster", "slower")
         word = phrase.rpartition(" × ")[2] if " × " in phrase and gain.clear else ""
         if word and word == said:
             phrase = phrase.removesuffix(f" {word}")
-        clauses.append(f"{phrase} at batch {batch}")
+        clauses.append(f"{phrase} at {size}")
         said = word
     return clauses
 
@@ -153,18 +154,18 @@ def _samples(arm: Arm, compared: int | None) -> int:
     return compared or (arm.quality.n if arm.quality else 1)
 
 
-def _latency_card(report: Report, baseline: Arm, arm: Arm, batch: int) -> KeyFigure | None:
-    before, after = baseline.best_latency(batch), arm.best_latency(batch)
+def _latency_card(report: Report, baseline: Arm, arm: Arm, size: Size) -> KeyFigure | None:
+    before, after = baseline.best_latency(*size), arm.best_latency(*size)
     if after is None:
         return None
     threads = formatting.plural(after.threads, "thread")
-    gain = latency_gain(report, arm, batch)
+    gain = latency_gain(report, arm, size)
     note = f"{threads}, median of {formatting.plural(after.n, 'call')}"
     if before and gain:
         change = f"{gain.phrase('faster', 'slower')} {gain.bounds()}".rstrip()
         note = f"from {formatting.milliseconds(before.median_ms)}; {change}; {threads}"
     figure = formatting.milliseconds(after.median_ms)
-    return KeyFigure(f"Latency, batch {batch}", figure, note)
+    return KeyFigure(f"Latency, {size}", figure, note)
 
 
 def _size_card(report: Report, baseline: Arm, arm: Arm) -> KeyFigure:

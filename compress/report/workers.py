@@ -12,9 +12,10 @@ from markupsafe import Markup
 from compress.report.axes import Axis, log_axis
 from compress.report.drawing import element, marker, markup, text
 from compress.report.formatting import milliseconds, number
-from compress.report.gains import batches, worker_medians
+from compress.report.gains import call_sizes, worker_medians
 from compress.report.highlights import chosen, looks
 from compress.report.labels import Box, shortened, text_width
+from compress.report.measure_schema import Size
 from compress.report.pictures import Width
 from compress.report.schema import Arm, Report
 
@@ -42,21 +43,21 @@ class Row:
 
 
 def worker_rows(report: Report) -> list[Row]:
-    """Arms at the smallest batch, each at its best thread count, with each worker's median in ms.
+    """Arms at the smallest call, each at its best thread count, with each worker's median in ms.
 
     Empty where no arm was timed by two workers.
     """
-    sizes = batches(report)
-    timed = [arm for arm in report.arms if sizes and worker_medians(arm.best_latency(sizes[0]))]
-    if not any(len(worker_medians(arm.best_latency(sizes[0]))) > 1 for arm in timed):
+    sizes = call_sizes(report)
+    timed = [arm for arm in report.arms if sizes and worker_medians(arm.best_latency(*sizes[0]))]
+    if not any(len(worker_medians(arm.best_latency(*sizes[0]))) > 1 for arm in timed):
         return []
     drawn = looks(report, timed)
     arms = chosen(report, timed, ROWS_AT_MOST)
     return [_row(arm, sizes[0], drawn[arm.name]) for arm in arms]
 
 
-def _row(arm: Arm, batch: int, look: str) -> Row:
-    values = worker_medians(arm.best_latency(batch))
+def _row(arm: Arm, size: Size, look: str) -> Row:
+    values = worker_medians(arm.best_latency(*size))
     middle = statistics.median(values)
     over = [
         number(100 * (bound / middle - 1), 2, trim=True) for bound in (min(values), max(values))
@@ -70,9 +71,9 @@ def worker_picture(report: Report, width: Width) -> Markup:
     rows = worker_rows(report)
     if not rows:
         return Markup("")
-    batch = batches(report)[0]
-    title = f"Latency at batch {batch}, ms (log scale)"
-    strips = Strips(rows, title, width, f"Each worker's median latency at batch {batch}")
+    size = call_sizes(report)[0]
+    title = f"Latency at {size}, ms (log scale)"
+    strips = Strips(rows, title, width, f"Each worker's median latency at {size}")
     return strips.drawn()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -30,8 +30,8 @@ class Model(Protocol):
     def bind(self, inputs: Array | Feeds) -> Callable[[], None]:
         """A call that runs one fixed batch; it is run once to make it, which is the first call."""
 
-    def example(self, batch: int, seed: int = 0) -> Feeds:
-        """A batch of the declared shapes, of made-up values."""
+    def example(self, batch: int, seed: int = 0, length: int | None = None) -> Feeds:
+        """A batch of the declared shapes, of made-up values; see `example_feeds`."""
 
     def prepare(self) -> None:
         """Undo what another model in this process may have set; before every block of calls."""
@@ -97,13 +97,29 @@ def open_model(runtime: str, path: Path, device: str = "cpu", threads: int = 1) 
     return model
 
 
-def made_up(shape: list[int], kind: np.dtype[Any], random: np.random.Generator) -> Array:
-    """Random numbers, and ones where whole numbers are taken.
+def example_feeds(
+    inputs: Sequence[tuple[Sequence[int | None], np.dtype[Any]]],
+    batch: int,
+    seed: int = 0,
+    length: int | None = None,
+) -> Feeds:
+    """Random numbers in the declared shapes, and ones where whole numbers are taken.
 
-    A one is a token of every vocabulary, and the length of a sequence of one step.
+    A one is a token of every vocabulary. Whole numbers with no dimension but the batch are taken
+    for the lengths of the sequences, and are `length` as well.
+
+    Args:
+        inputs: of each the sizes, the batch first, None where one is open; and the type.
+        length: of every open dimension behind the batch; 1 where None, a sequence of one step.
     """
-    values = random.standard_normal(shape) if kind.kind == "f" else np.ones(shape)
-    return values.astype(kind)
+    random, steps = np.random.default_rng(seed), length or 1
+    feeds = []
+    for sizes, kind in inputs:
+        shape = [batch, *(steps if size is None else size for size in sizes[1:])][: len(sizes)]
+        whole = np.full(shape, steps if len(shape) == 1 else 1)
+        values = random.standard_normal(shape) if kind.kind == "f" else whole
+        feeds.append(values.astype(kind))
+    return tuple(feeds)
 
 
 def in_batches(

@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from compress.data.samples import Declared
 from compress.errors import DeviceUnavailable, ModelFileError, ShapeMismatch
-from compress.runtime.interface import Array, Feeds, fill, in_batches, made_up
+from compress.runtime.interface import Array, Feeds, example_feeds, fill, in_batches
 
 __all__ = ["PROVIDERS", "Array", "Feeds", "Session", "check_device", "fill"]
 
@@ -61,7 +61,7 @@ class Session:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised, and told once
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if trace is not None:
             options.enable_profiling = True
@@ -71,8 +71,7 @@ class Session:
         try:
             self._session = ort.InferenceSession(file, options, providers=[PROVIDERS[device]])
         except Exception as error:  # onnxruntime's own classes share no public base
-            line = str(error).strip().splitlines()[0] if str(error).strip() else "unknown error"
-            raise ModelFileError(f"{file}: onnxruntime cannot load it: {line}") from error
+            raise ModelFileError(f"{file}: onnxruntime cannot load it: {_line(error)}") from error
         self.file, self.device = file, device
         self.inputs = self._session.get_inputs()
         self.outputs = self._session.get_outputs()
@@ -86,6 +85,7 @@ class Session:
 
         Raises:
             ShapeMismatch: the model does not take arrays of this shape or type.
+            ModelFileError: onnxruntime fails to run it on them.
         """
         feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
         fixed = self._fixed_batch()
@@ -94,7 +94,14 @@ class Session:
         return in_batches(self._first_output, feeds, size, filled=fixed is not None)
 
     def _first_output(self, feeds: Feeds) -> Array:
-        return np.asarray(self._session.run(None, dict(zip(self._names(), feeds, strict=True)))[0])
+        given = dict(zip(self._names(), feeds, strict=True))
+        try:
+            return np.asarray(self._session.run(None, given)[0])
+        except Exception as error:  # onnxruntime's own classes share no public base
+            shapes = " and ".join(str(list(feed.shape)) for feed in feeds)
+            raise ModelFileError(
+                f"{self.file}: onnxruntime fails on inputs {shapes}: {_line(error)}"
+            ) from error
 
     def every_output(self, feeds: Feeds) -> list[Any]:
         """All outputs of one call, in the model's order.
@@ -164,19 +171,16 @@ class Session:
         """Stop the profiler; the file that it wrote, JSON in Chrome's trace event format."""
         return Path(self._session.end_profiling())
 
-    def example(self, batch: int, seed: int = 0) -> Feeds:
-        """A batch of the declared shapes: random numbers, and ones where whole numbers are taken.
-
-        Every other unknown dimension becomes 1. A one is a token of every vocabulary, and the
-        length of a sequence of one step.
-        """
-        random = np.random.default_rng(seed)
-        feeds = []
-        for entry in self.inputs:
-            shape = [batch, *(size if isinstance(size, int) else 1 for size in entry.shape[1:])]
-            kind = np.dtype(_TYPES.get(entry.type, np.float32))
-            feeds.append(made_up(shape, kind, random))
-        return tuple(feeds)
+    def example(self, batch: int, seed: int = 0, length: int | None = None) -> Feeds:
+        """A batch of the declared shapes; see `example_feeds`."""
+        inputs = [
+            (
+                [size if isinstance(size, int) else None for size in entry.shape],
+                np.dtype(_TYPES.get(entry.type, np.float32)),
+            )
+            for entry in self.inputs
+        ]
+        return example_feeds(inputs, batch, seed, length)
 
     def check(self, feeds: Feeds) -> None:
         """Raise ShapeMismatch unless the model takes arrays of these shapes and types."""
@@ -195,3 +199,8 @@ def check_feeds(file: Path, inputs: Sequence[ort.NodeArg], feeds: Feeds) -> None
         expected = [f"{entry.name} {entry.type} {entry.shape}" for entry in inputs]
         given = [f"{feed.dtype} {list(feed.shape)}" for feed in feeds]
         raise ShapeMismatch(f"{file}: takes {', '.join(expected)}, the data is {', '.join(given)}.")
+
+
+def _line(error: Exception) -> str:
+    """The first line of what onnxruntime says."""
+    return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DeviceUnavailable, InputError, ModelFileError, ShapeMismatch
-from compress.runtime.interface import Array, Feeds, in_batches, made_up
+from compress.runtime.interface import Array, Feeds, example_feeds, in_batches
 
 try:
     import openvino
@@ -94,15 +94,16 @@ class OpenVinoModel:
         for place, feed in enumerate(feeds):
             request.set_input_tensor(place, openvino.Tensor(np.ascontiguousarray(feed)))
 
-    def example(self, batch: int, seed: int = 0) -> Feeds:
-        """A batch of the declared shapes; every other unknown dimension becomes 1."""
-        random = np.random.default_rng(seed)
-        feeds = []
-        for entry in self._model.inputs:
-            sizes = [size.get_length() if size.is_static else 1 for size in entry.partial_shape]
-            kind = np.dtype(entry.element_type.to_dtype())
-            feeds.append(made_up([batch, *sizes[1:]], kind, random))
-        return tuple(feeds)
+    def example(self, batch: int, seed: int = 0, length: int | None = None) -> Feeds:
+        """A batch of the declared shapes; see `example_feeds`."""
+        inputs = [
+            (
+                [size.get_length() if size.is_static else None for size in entry.partial_shape],
+                np.dtype(entry.element_type.to_dtype()),
+            )
+            for entry in self._model.inputs
+        ]
+        return example_feeds(inputs, batch, seed, length)
 
     def prepare(self) -> None:
         """Nothing: a compiled model has threads of its own."""

@@ -82,7 +82,7 @@ class Eager:
         """What is called for inputs of these shapes."""
         return self._model
 
-    def example(self, batch: int, seed: int = 0) -> Feeds:
+    def example(self, batch: int, seed: int = 0, length: int | None = None) -> Feeds:
         """The batch that the artifact's ONNX file would be given, so that arms see the same.
 
         Raises:
@@ -94,7 +94,7 @@ class Eager:
             )
         from compress.runtime.onnxruntime import Session
 
-        return Session(self._artifact.onnx).example(batch, seed)
+        return Session(self._artifact.onnx).example(batch, seed, length)
 
     def _tensors(self, feeds: Feeds) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(np.array(feed)).to(self._device) for feed in feeds)

@@ -162,6 +162,28 @@ KNOWN_MODELS = (
             "--margin: with --gates the file says what is allowed.",
         ),
         (
+            ["check", "base", "base", "--gates", "no.yaml", "affinity=[0]"],
+            "affinity: with --gates the file says what is allowed.",
+        ),
+        (
+            ["check", "base", "base", "margin=0.1", "--margin", "0.2"],
+            "margin: given as --margin as well; keep one.",
+        ),
+        (
+            ["check", "base", "base", "base"],
+            "base: a third model; name BASELINE and CANDIDATE.",
+        ),
+        (
+            ["check", "base", "base", "warm_up=1"],
+            "settings: check: no setting 'warm_up'. Known: margin, threads, length, rounds, "
+            "block_ms, warm_up_s, warm_up_calls, warm_up_cap_s, affinity, timeout, max_drop, "
+            "relative, size_margin, batch. Did you mean 'warm_up_s'?",
+        ),
+        (
+            ["check", "base", "base", "timeout=.inf"],
+            "settings: check.timeout: Input should be a finite number, found inf.",
+        ),
+        (
             ["check", "--gates", "no.yaml"],
             "no.yaml: cannot be read: No such file or directory; expected a gate file.",
         ),

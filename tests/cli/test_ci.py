@@ -116,3 +116,23 @@ def test_a_latency_that_cannot_be_is_refused_by_name(call: Call, value: str) -> 
     assert code == 2
     said = "a finite number (found nan)" if value == "NaN" else "greater than 0 (found -1.5)"
     assert f"arms.0.latency.0.median_ms: Input should be {said}" in err
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("arms", 0, "size_bytes"), -1), (("raw", "cells", 0, "blocks_ns", 0, 0), -5)],
+)
+def test_figures_that_cannot_be_are_refused_by_name(
+    call: Call, trained_onnx: Path, place: tuple[str | int, ...], value: int
+) -> None:
+    quick = ["batch=1", "threads=1", "workers=1", "rounds=2", "block_ms=0.1", "warm_up_s=0.002"]
+    assert call("bench", trained_onnx, *quick, "--out", "out")[0] == 0
+    content = json.loads(Path("out/report.json").read_text())
+    inner = content
+    for part in place[:-1]:
+        inner = inner[part]
+    inner[place[-1]] = value
+    Path("report.json").write_text(json.dumps(content))
+    code, _, err = call("report", "report.json")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert f": {'.'.join(map(str, place))}: Input should be greater than" in err

@@ -28,7 +28,6 @@ from compress.models.build import count_parameters
 from compress.models.references import REFERENCES, ModelSpec
 from compress.pipeline import Outcome, timing
 from compress.pipeline import check as pipeline_check
-from compress.pipeline.check import CheckConfig
 from compress.report import load_report
 from compress.runtime.onnxruntime import Session
 
@@ -293,9 +292,8 @@ def test_check_ends_with_the_verdict_and_its_code(
     monkeypatch.setattr(pipeline_check, "decide", lambda *_: verdicts.pop())
     monkeypatch.setattr(timing, "machine_is_fit", lambda *_: True)
     monkeypatch.setattr(gate, "LOOKS", (Look(1, 1.0), Look(2, 1.0)))
-    quick = CheckConfig.model_fields
-    monkeypatch.setattr(quick["rounds"], "default", 2)
-    found = call("check", base, base / ONNX, "--batch", 1, "--batch", 2, *extra, "--out", "gate")
+    words = ["--batch", 1, "--batch", 2, "rounds=2", "warm_up_s=0.01", *extra, "--out", "gate"]
+    found = call("check", base, base / ONNX, *words)
     lines = found.out.splitlines()
     assert (found.code, found.err) == (
         code,

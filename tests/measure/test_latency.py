@@ -20,7 +20,7 @@ from compress.errors import InputError, ShapeMismatch, WorkerFailed
 from compress.measure import latency, processes, worker
 from compress.measure.blocks import WarmUp
 from compress.measure.config import BenchConfig
-from compress.measure.latency import CONTROL, Measured, measure, measure_memory
+from compress.measure.latency import CONTROL, Cell, Measured, measure, measure_memory
 from compress.measure.processes import ArmFailed, environment
 
 SMALL = BenchConfig(batch=(1, 2), threads=(1,), workers=2, rounds=2, block_ms=0.5, warm_up_s=0.002)
@@ -102,8 +102,8 @@ def test_overall_is_the_geometric_mean_over_batches():
 
 def test_every_arm_is_judged_by_its_own_best_thread_count():
     measured = given_blocks(a_1=[[4.0, 4.0]], a_2=[[2.0, 2.0]], b_1=[[1.0, 1.0]], b_2=[[3.0, 3.0]])
-    assert measured.best("a", 1) == ("a", 1, 2)
-    assert measured.best("b", 1) == ("b", 1, 1)
+    assert measured.best("a", 1) == Cell("a", 1, 2)
+    assert measured.best("b", 1) == Cell("b", 1, 1)
     assert measured.ratio("a", "b", 1)[0] == pytest.approx(0.5)
     assert [(point.threads, point.best) for point in measured.latency("a")] == [
         (1, False),
@@ -135,7 +135,7 @@ def test_a_real_measurement_end_to_end(model: Path, tmp_path: Path):
     )
     assert measured.arms() == ["short", "long", CONTROL]  # though a coin shuffled them
     assert set(measured.blocks) == {
-        (arm, batch, 1) for arm in ("short", "long", CONTROL) for batch in (1, 2)
+        Cell(arm, batch, 1) for arm in ("short", "long", CONTROL) for batch in (1, 2)
     }
     for cell, blocks in measured.blocks.items():
         assert blocks.shape == (2, 2)
@@ -199,11 +199,11 @@ def answer(job: dict, value: int = 1000) -> dict:
     """What a worker would answer in which every block took as long."""
     names = [(arm["name"], 1) for arm in job["arms"]]
     cell = {"batch": 1, "threads": 1, "blocks_ns": [value, value], "calls_per_block": 3}
-    cell |= {"load_ns": 5, "first_call_ns": 7, "unstable": job["seed"] == 3001}
+    cell |= {"length": None, "load_ns": 5, "first_call_ns": 7, "unstable": job["seed"] == 3001}
     noise = {"seconds": 1.0, "calibration_ns": [9, 9]}
     return {
         "cells": [cell | {"arm": arm, "single_ns": [value]} for arm, _ in names[::-1]],
-        "order": [(1, names)],
+        "order": [(1, None, names)],
         "noise": noise,
         "cpus": [0],
     }
@@ -330,7 +330,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
         def __init__(self, name: str) -> None:
             self.name = name
 
-        def example(self, batch: int) -> tuple[()]:
+        def example(self, batch: int, length: int | None = None) -> tuple[()]:
             return ()
 
         def bind(self, inputs: object) -> str:
@@ -361,12 +361,12 @@ def order(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
         ran.clear()
         arms = [{"name": name, "file": "", "runtime": "onnxruntime"} for name in "abcd"]
         job = {"seed": seed, "batch": [1], "arms": arms, "threads": [1], "device": "cpu"}
-        job |= {"rounds": rounds, "block_ms": 1.0, "inputs": {}}
+        job |= {"rounds": rounds, "block_ms": 1.0, "inputs": {}, "length": None}
         job |= {"warm_up_s": 0.0, "warm_up_calls": 0, "warm_up_cap_s": 0.0}
         found = worker.latencies(job, worker.Trace(None))
         assert all(len(entry["blocks_ns"]) == rounds for entry in found["cells"])
         assert all(entry["calls_per_block"] == 3 for entry in found["cells"])
-        assert found["order"] == [(1, [(name, 1) for name in ran[:4]])]
+        assert found["order"] == [(1, None, [(name, 1) for name in ran[:4]])]
         return list(ran)
 
     return run

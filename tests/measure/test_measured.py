@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from compress.errors import InputError
-from compress.measure.measured import CONTROL, Beside, Measured, from_report, percentiles
+from compress.measure.measured import CONTROL, Beside, Cell, Measured, from_report, percentiles
 from compress.pipeline.pages import write_report
 from compress.report import load_report
 from compress.report.measure_schema import Noise, RawMeasurement, RawWorker
@@ -92,8 +92,8 @@ def test_joined_workers_keep_their_own_order():
     cells = list(both.blocks)
     drawn = [cells[place] for place in both.workers[-1].order[0]]
     assert drawn == list(second.blocks)[::-1]
-    assert both.beside["a", 1, 1].load_ns == (10**6,) * 5
-    np.testing.assert_array_equal(both.blocks["b", 8, 2][2:], second.blocks["b", 8, 2])
+    assert both.beside[Cell("a", 1, 1)].load_ns == (10**6,) * 5
+    np.testing.assert_array_equal(both.blocks[Cell("b", 8, 2)][2:], second.blocks[Cell("b", 8, 2)])
 
 
 def test_percentiles_need_their_number_of_calls():

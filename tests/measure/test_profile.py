@@ -243,6 +243,17 @@ def test_a_model_that_does_not_load_is_named(tmp_path: Path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_that_fails_beside_others_has_no_profile(tmp_path: Path):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(b"no model")
+    good = saved(tmp_path / "good.onnx", float_model())
+    failed: dict[str, str] = {}
+    found = profile({"bad": path, "good": good}, ProfileConfig(workers=2), failed=failed)
+    assert (found.keys(), failed.keys()) == ({"good"}, {"bad"})
+    assert failed["bad"].startswith("the process died: ")
+    assert len(found["good"].workers_wall_us) == 2
+
+
 def test_the_idle_model_is_what_it_says():
     onnx.checker.check_model(idle_model(3))
     assert [node.op_type for node in idle_model(3).graph.node] == ["Add"] * 3
@@ -250,7 +261,7 @@ def test_the_idle_model_is_what_it_says():
 
 def test_a_benchmark_profiles_only_where_asked(tmp_path: Path, trained_onnx: Path):
     arms = {"a": trained_onnx}
-    assert bench_profiles(arms, BenchConfig(), inputs=None) == {}
+    assert bench_profiles(arms, BenchConfig(), inputs=None) == ({}, {})
     BenchConfig(profile=True).check_here("cpu")
     with pytest.raises(InputError, match=r"^benchmark\.profile: on 'cuda' the profiler sees when"):
         BenchConfig(profile=True).check_here("cuda")

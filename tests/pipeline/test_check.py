@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,13 @@ class Machine:
     def __init__(self, candidate: float, control: float = 1.0, spread: float = 0.002) -> None:
         self.ratios = {gate.BASELINE: 1.0, gate.CANDIDATE: candidate, CONTROL: control}
         self.spread, self.asked = spread, list[tuple[int, int]]()
+        self.configs = list[BenchConfig]()
 
     def measure(
         self, files: dict[str, Path], config: BenchConfig, *, first: int, **_: object
     ) -> Measured:
         self.asked.append((first, config.workers))
+        self.configs.append(config)
         # Each worker strays to one side and the other by turns, of ever different size.
         places = np.arange(first, first + config.workers)
         strays = self.spread * (1 + places / 100) * np.where(places % 2, 1, -1)
@@ -57,7 +60,7 @@ class Machine:
             for arm, ratio in self.ratios.items():
                 stray = strays if arm != gate.BASELINE else 0 * strays
                 rows = 1e6 * ratio * np.exp(stray)[:, None] * np.ones((1, config.rounds))
-                blocks[arm, batch, config.threads[0]] = rows
+                blocks[arm, batch, config.threads[0], config.lengths[0]] = rows
         return Measured(blocks, dict.fromkeys(blocks, config.workers))
 
 
@@ -120,6 +123,34 @@ def test_a_wider_margin_lets_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model = tmp_path / "a.onnx"
     command = f"compress check {model} {model} --margin 0.3 --relative --batch 1 --batch 8"
     assert report.command == command
+
+
+def test_how_latencies_are_taken_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    machine = Machine(1.0)
+    cpu = min(os.sched_getaffinity(0))
+    settings = {"affinity": cpu, "warm_up_s": 0.5, "warm_up_cap_s": 2, "timeout": 9.5, "rounds": 4}
+    report = run(machine, monkeypatch, tmp_path, **settings)
+    (config,) = machine.configs
+    assert config == BenchConfig(
+        batch=(1,),
+        threads=(1,),
+        workers=8,
+        rounds=4,
+        block_ms=15.0,
+        warm_up_s=0.5,
+        warm_up_calls=10,
+        warm_up_cap_s=2.0,
+        affinity=(cpu,),
+        timeout=9.5,
+    )
+    assert report.command.endswith(
+        f" rounds=4 warm_up_s=0.5 warm_up_cap_s=2.0 'affinity=[{cpu}]' timeout=9.5"
+    )
+
+
+def test_what_this_machine_cannot_keep_is_told_before_anything_is_read():
+    with pytest.raises(InputError, match=r"affinity: CPUs \[9999\] are not among those allowed"):
+        check(Path("nowhere"), Path("nowhere"), CheckConfig(affinity=(9999,)))
 
 
 def test_costs_are_exact_and_have_a_margin_of_their_own(

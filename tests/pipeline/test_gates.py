@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from scipy.special import softmax
+from sklearn.metrics import f1_score, log_loss
 from test_check import write
 
-from compress.errors import RecipeError, ShapeMismatch
+from compress.data.task import Task
+from compress.errors import InputError, RecipeError, ShapeMismatch
 from compress.measure.config import BenchConfig
 from compress.measure.latency import CONTROL, Measured
 from compress.pipeline import gates as pipeline
-from compress.pipeline import timing
+from compress.pipeline import promises, timing
 from compress.pipeline.gates import check_gates
 from compress.recipe.gate_file import load_gates
 from compress.report import render_html, render_markdown
 from compress.report.schema import Report
+from compress.runtime.onnxruntime import Session
 
 MODELS = "models: {old: old.onnx, new: new.onnx}\n"
 LATENCY = "{{compare: new, with: old, metric: latency, batch: {}, at_most: {}}}"
@@ -29,18 +34,22 @@ class Machine:
 
     def __init__(self, **times: float) -> None:
         self.times, self.asked = {CONTROL: times["old"], **times}, list[int]()
+        self.configs = list[BenchConfig]()
 
     def measure(
         self, files: dict[str, Path], config: BenchConfig, *, first: int, **_: object
     ) -> Measured:
         self.asked.append(config.workers)
+        self.configs.append(config)
         places = np.arange(first, first + config.workers)
         strays = 0.002 * (1 + places / 100) * np.where(places % 2, 1, -1)
         blocks = {}
         for batch in config.batch:
             for number, arm in enumerate([*files, CONTROL]):
                 rows = 1e6 * self.times[arm] * np.exp(number * strays)[:, None]
-                blocks[arm, batch, config.threads[0]] = rows * np.ones((1, config.rounds))
+                blocks[arm, batch, config.threads[0], config.lengths[0]] = rows * np.ones(
+                    (1, config.rounds)
+                )
         return Measured(blocks, dict.fromkeys(blocks, config.workers))
 
 
@@ -87,6 +96,24 @@ def test_three_gates_take_twelve_processes_at_once(folder: Path, monkeypatch: py
     assert outcomes(report) == ["kept"] * 3
     assert machine.asked == [12]  # 2⁻⁸ is above 0.01 / 3
     assert told == ["3 latency gates: 12 or 18 processes, as many as a verdict needs"]
+
+
+def test_the_file_says_how_latencies_are_taken(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    machine, path = Machine(old=1.0, new=0.4), folder / "gates.yaml"
+    monkeypatch.setattr(timing, "measure", machine.measure)
+    cpu = min(os.sched_getaffinity(0))
+    timed = f"affinity: {cpu}\nwarm_up_s: 0.3\ntimeout: 20\n"
+    path.write_text(f"{MODELS}{timed}gates: [{LATENCY.format(4, 0.5)}]")
+    report = check_gates(load_gates(path, {}))
+    (config,) = machine.configs
+    assert (config.affinity, config.warm_up_s, config.timeout) == ((cpu,), 0.3, 20.0)
+    assert (config.batch, config.warm_up_cap_s) == ((4,), 1.0)
+    settings = {name: report.recipe[name] for name in ("affinity", "warm_up_s", "margin")}
+    assert settings == {"affinity": [cpu], "warm_up_s": 0.3, "margin": 0.05}
+    missing = "models: {old: no.onnx, new: no.onnx}\naffinity: [9999]\n"
+    path.write_text(f"{missing}gates: [{LATENCY.format(1, 1)}]")
+    with pytest.raises(InputError, match=r"affinity: CPUs \[9999\] are not among"):
+        check_gates(load_gates(path, {}))
 
 
 def test_another_machine_is_skipped_and_nothing_passes_by_that(
@@ -164,14 +191,19 @@ def test_what_cannot_be_decided_is_refused_before_anything_is_timed(
         run(folder, LATENCY.format(1, 0.5))
 
 
-def test_gates_on_quality(trained_onnx: Path, tmp_path: Path):
-    model = onnx.load(trained_onnx)
-    onnx.save(model, tmp_path / "old.onnx")
+def shifted(trained: Path, logit: float) -> onnx.ModelProto:
+    """The trained model, but so much more for the first class."""
+    model = onnx.load(trained)
     head = next(node for node in model.graph.node if node.op_type == "Gemm")
     (bias,) = (entry for entry in model.graph.initializer if entry.name == head.input[2])
-    values = numpy_helper.to_array(bias) + np.array([50, 0, 0, 0], np.float32)
+    values = numpy_helper.to_array(bias) + np.array([logit, 0, 0, 0], np.float32)
     bias.CopyFrom(numpy_helper.from_array(values, bias.name))
-    onnx.save(model, tmp_path / "new.onnx")
+    return model
+
+
+def test_gates_on_quality(trained_onnx: Path, tmp_path: Path):
+    onnx.save(onnx.load(trained_onnx), tmp_path / "old.onnx")
+    onnx.save(shifted(trained_onnx, 50.0), tmp_path / "new.onnx")
     gates = """{compare: new, with: old, metric: accuracy, max_drop: 0.1}
 {compare: old, with: new, metric: quality, max_drop: 0.1}
 {compare: new, with: old, metric: accuracy, max_drop: 3.0, relative: true}
@@ -192,8 +224,44 @@ def test_gates_on_quality(trained_onnx: Path, tmp_path: Path):
     known = "Known: quality, accuracy, cross_entropy, macro_f1"
     with pytest.raises(RecipeError, match=f"has no metric 'perplexity'. {known}"):
         run(tmp_path, "{compare: new, with: old, metric: perplexity, max_drop: 1}", "tiny:task")
-    with pytest.raises(RecipeError, match="a bound of its own needs accuracy"):
-        run(tmp_path, "{compare: new, metric: macro_f1, at_least: 0.5}", "tiny:task")
+
+
+def test_bounds_on_further_metrics(trained_onnx: Path, tmp_path: Path, tiny_task: Task):
+    for name in ("old", "new"):
+        onnx.save(shifted(trained_onnx, 2.0), tmp_path / f"{name}.onnx")
+    outputs = Session(tmp_path / "new.onnx").run(tiny_task.test.inputs.numpy())
+    targets = tiny_task.test.targets.numpy()
+    f1 = f1_score(targets, outputs.argmax(axis=1), average="macro")
+    assert 0.5 < f1 < 1
+    gates = f"""{{compare: new, metric: macro_f1, at_least: 0.3}}
+{{compare: new, metric: macro_f1, at_least: {f1}}}
+{{compare: new, metric: macro_f1, at_most: 0.3}}
+{{compare: new, metric: cross_entropy, at_most: 9}}
+{{compare: new, metric: cross_entropy, at_least: 9}}
+{{compare: new, metric: accuracy, at_least: 0.3}}"""
+    report = run(tmp_path, gates, data="tiny:task")
+    assert outcomes(report) == ["kept", "inconclusive", "broken", "kept", "broken", "kept"]
+    found, loss = report.promises[1], report.promises[3]
+    assert (found.value, found.n, found.baseline) == (pytest.approx(f1), 60, None)
+    assert found.interval[0] < f1 < found.interval[1]
+    assert found.promised == f"at least {f1:g}"
+    assert loss.value == pytest.approx(log_loss(targets, softmax(outputs, axis=1)), rel=1e-4)
+    accuracy = report.arm("new").quality
+    assert report.promises[5].interval == pytest.approx(accuracy.interval)
+
+
+def test_what_no_resample_can_tell_is_not_kept(
+    trained_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("old", "new"):
+        (tmp_path / f"{name}.onnx").write_bytes(trained_onnx.read_bytes())
+    monkeypatch.setattr(promises, "metric_level", lambda *_: (1.0, (1.0, 1.0), 60))
+    report = run(tmp_path, "{compare: new, metric: macro_f1, at_least: 0.9}", data="tiny:task")
+    (found,) = report.promises
+    assert found.outcome == "inconclusive"
+    assert found.reason == "no resample of 60 samples differs: they cannot tell how sure this is"
+    below = run(tmp_path, "{compare: new, metric: accuracy, at_most: 0.9}", data="tiny:task")
+    assert outcomes(below) == ["broken"]
 
 
 def test_through_real_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

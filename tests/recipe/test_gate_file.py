@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from compress.errors import InputError, RecipeError
+from compress.measure.config import CheckTiming
 from compress.measure.machine import INSTRUCTION_SETS
 from compress.recipe.gate_file import is_gate_file, load_gates
 from compress.recipe.gate_schema import METRICS, LatencyGate, OnlyOn, OperatorsGate, QualityGate
@@ -35,7 +36,7 @@ def write(folder: Path, text: str) -> Path:
 def test_what_is_read(tmp_path: Path):
     file = load_gates(write(tmp_path, GOOD))
     assert file.models == {"fp32": tmp_path / "a.onnx", "int8": tmp_path / "runs/b"}
-    assert (file.data, file.margin, file.threads, len(file.gates)) == ("mnist", 0.05, 2, 7)
+    assert (file.data, file.timing, len(file.gates)) == ("mnist", CheckTiming(threads=2), 7)
     latency, accuracy, level, _, parameters, operators, _ = file.gates
     assert isinstance(latency, LatencyGate)
     assert (latency.against, latency.batch, latency.at_most) == ("fp32", 4, 0.5)
@@ -51,7 +52,7 @@ def test_what_is_read(tmp_path: Path):
 def test_the_example_of_the_readme_is_valid(tmp_path: Path):
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     example = text.partition("# gates.yaml")[2].partition("```")[0]
-    assert len(load_gates(write(tmp_path, f"#{example}")).gates) == 6
+    assert len(load_gates(write(tmp_path, f"#{example}")).gates) == 7
 
 
 def test_models_of_the_command_line(tmp_path: Path):
@@ -90,7 +91,8 @@ PRECISIONS = (
     ("text", "error"),
     [
         ("dta: mnist\n" + ALONE.format("size, at_most: 9"), "no key 'dta'. Known: models, data, "
-         "margin, threads, gates. Did you mean 'data'?"),
+         "gates, margin, threads, length, rounds, block_ms, warm_up_s, warm_up_calls, "
+         "warm_up_cap_s, affinity, timeout. Did you mean 'data'?"),
         ("margin: 2\n" + ALONE.format("size, at_most: 9"),
          "margin: Input should be less than 1, found 2."),
         ("data: mnits\n" + ALONE.format("size, at_most: 9"), "data: No task named 'mnits'. Known: "
@@ -125,6 +127,8 @@ PRECISIONS = (
         (GATE.format("size"), "gates[0]: expected one of at_most, at_least, found none."),
         (GATE.format("accuracy, max_drop: 1, at_least: 1"),
          "gates[0]: expected one of max_drop, at_most, at_least, found max_drop and at_least."),
+        (ALONE.format("macro_f1, at_least: .nan"),
+         "gates[0].at_least: Input should be a finite number, found nan."),
         (ALONE.format("accuracy, max_drop: 1"),
          "gates[0]: max_drop is a drop from another model; name it in `with`."),
         (GATE.format("accuracy, at_least: 1"),
@@ -149,12 +153,14 @@ def test_every_error_is_one_line(text: str, error: str, tmp_path: Path):
 
 
 def test_all_errors_are_told_at_once(tmp_path: Path):
-    text = "models: {a: 3}\nthreads: 0\ngates: [{compare: b, metric: size, at_most: 9}, 3]"
+    text = "models: {a: 3}\nthreads: 0\nwarm_up_cap_s: -1\n"
+    text += "gates: [{compare: b, metric: size, at_most: 9}, 3]"
     with pytest.raises(RecipeError) as stop:
         load_gates(write(tmp_path, text))
     assert [line.partition(":")[0] for line in stop.value.errors] == [
         "models.a",
         "threads",
+        "warm_up_cap_s",
         "gates[1]",
         "gates[0].compare",
     ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
 from sample import sample_report
 
-from compress.report import Report, render_html
+from compress.report import Report, render_html, render_markdown
 from compress.report.profile_picture import MOST_BARS, bar_picture, bars, look
 from compress.report.profile_schema import Profile, ProfiledNode, ProfiledOperator
 from compress.report.profile_tables import (
+    MOST_NODES,
     Pair,
     compared,
     difference_table,
@@ -222,11 +224,50 @@ def test_the_page_shows_baseline_final_and_their_difference():
     assert "Where the time goes" not in render_html(sample_report())
 
 
+def test_markdown_has_the_same_tables_in_short():
+    text = render_markdown(with_profiles(baseline=BEFORE, final=AFTER, other=AFTER))
+    section = text.partition("## Where the time goes\n")[2].partition("\n## ")[0]
+    final = sample_report().final
+    assert re.findall(r"^### (.*)$", section, re.M) == [
+        "1-train",
+        final,
+        f"{final} against 1-train",
+    ]
+    assert section.count("Every node:") == 2
+    for line in (
+        "| Operator | Precision | Nodes | µs (a call) | Share (of kernel time) |",
+        "| QLinearConv | int8 (static) | 1 | 16 | 40 % |",
+        "| Operator | Before (µs a call) | After (µs a call) | "
+        "Difference (µs, the largest first) |",
+        "| Conv **gone** | 60 | – | −60 |",
+        "| Whole call, without profiler | 100 | 50 | −50 |",
+    ):
+        assert f"{line}\n" in f"{section}\n"
+    assert "1 of 4 nodes run in int8: 40 % of the kernel time." in section
+    assert "Where the time goes" not in render_markdown(sample_report())
+
+
+def test_markdown_shows_the_slowest_nodes_and_gives_them_up_first():
+    many = profile(**{f"A{at}": 90.0 - at for at in range(80)})
+    text = render_markdown(with_profiles(baseline=many))
+    assert f"The slowest {MOST_NODES} of 80 nodes:" in text
+    assert text.count(" A79 |") == 1  # among the operators, not among the nodes
+    short = render_markdown(with_profiles(baseline=many), limit=len(text.encode()) - 500)
+    assert len(short.encode()) <= len(text.encode()) - 500
+    assert re.search(r"\d+ nodes more are left out here", short)
+    assert "operators more" not in short
+    least = len(render_markdown(sample_report()).encode()) + 1_500
+    tight = render_markdown(with_profiles(baseline=many), limit=least)
+    assert len(tight.encode()) <= least
+    assert "operators more are left out" in tight
+
+
 def test_names_of_nodes_and_operators_are_escaped():
     evil = profile(**{EVIL: 5.0, "Relu": 2.0, EVIL + "QLinear": 1.0})
     page = render_html(with_profiles(baseline=evil, final=evil))
     assert page.count("<script") == 1  # the page's own, for sorting
     assert page.count("&lt;script&gt;") > 5
+    assert "<script" not in render_markdown(with_profiles(baseline=evil, final=evil))
 
 
 def test_a_report_with_profiles_is_read_again_as_it_was():

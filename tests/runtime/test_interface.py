@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from compress.errors import UnknownName
-from compress.runtime.interface import fill, in_batches, split_runtime
+from compress.runtime.interface import example_feeds, fill, in_batches, split_runtime
 
 
 def test_a_runtime_stands_behind_the_path():
@@ -24,6 +24,23 @@ def test_a_path_with_an_at_is_a_path(tmp_path: Path):
     name = str(tmp_path / "model@2")
     assert split_runtime(name) == (name, "onnxruntime")
     assert split_runtime(f"{name}@torch") == (name, "torch")
+
+
+def test_made_up_inputs_have_the_length_that_is_asked_for():
+    declared = [
+        ((None, None, 3), np.dtype(np.float32)),
+        ((None, None), np.dtype(np.int64)),
+        ((None,), np.dtype(np.int64)),
+        ((None, 5), np.dtype(np.float16)),
+    ]
+    frames, tokens, lengths, fixed = example_feeds(declared, 2, length=7)
+    assert (frames.shape, frames.dtype) == ((2, 7, 3), np.float32)
+    assert (tokens.shape, tokens.dtype, set(tokens.ravel())) == ((2, 7), np.int64, {1})
+    np.testing.assert_array_equal(lengths, [7, 7])
+    assert (fixed.shape, fixed.dtype) == ((2, 5), np.float16)
+    short = example_feeds(declared, 2)
+    assert [feed.shape for feed in short] == [(2, 1, 3), (2, 1), (2,), (2, 5)]
+    np.testing.assert_array_equal(short[2], [1, 1])
 
 
 def test_batches_are_joined_and_the_last_is_filled():

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -119,6 +120,19 @@ def test_a_bound_batch_need_not_be_contiguous(model: Path):
     inputs = np.random.default_rng(3).standard_normal((8, 4)).astype(np.float32)[::2]
     assert not inputs.flags["C_CONTIGUOUS"]
     Session(model).bind(inputs)()
+
+
+def test_a_model_that_fails_while_it_runs_says_so_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    session = Session(tiny.out_of_range(tmp_path / "bad.onnx"))
+    with pytest.raises(ModelFileError) as caught:
+        session.run(session.example(2))
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'bad.onnx'}: onnxruntime fails on inputs [2, 1, 12, 12]: [ONNXRuntimeError]"
+    )
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""  # nothing beside the message
 
 
 def test_an_example_has_the_declared_shape_and_type(model: Path, tmp_path: Path):

@@ -11,7 +11,6 @@ import numpy as np
 
 from compress.errors import ModelFileError
 from compress.quantization.rewriting.files import first_line
-from compress.runtime.interface import made_up
 from compress.runtime.onnxruntime import Array, Feeds, Session, fill
 
 #: Allowed difference of an output, relative to its largest number.
@@ -117,7 +116,8 @@ def _guesses(session: Session) -> Iterator[Feeds]:
                     continue
                 guess = size if place else _BATCH
                 shape.append(sizes.setdefault(found, guess) if found else guess)
-            feeds.append(made_up(shape, kind, random))
+            values = random.standard_normal(shape) if kind.kind == "f" else np.ones(shape)
+            feeds.append(values.astype(kind))
         yield tuple(feeds)
 
 
