@@ -38,7 +38,7 @@ def test_a_block_in_pieces(opset, samples, tmp_path):
     assert done["Constant nodes to initializers"].places >= 8
     found = onnx.load(tmp_path / "out.onnx")
     assert kinds(found) == {"MatMul": 1, "Gelu": 1, "LayerNormalization": 1}
-    assert found.opset_import[0].version == 21
+    assert found.opset_import[0].version == max(opset, 20)
     assert all(node.name for node in found.graph.node)
     onnx.checker.check_model(found, full_check=True)
     same_outputs(source, tmp_path / "out.onnx", numbers(5, 7, 8))
@@ -173,7 +173,7 @@ def test_a_loop_with_a_choice_inside(tmp_path):
     assert not [rewrite for rewrite in done.values() if rewrite.undone]
     found = onnx.load(tmp_path / "out.onnx")
     assert kinds(found) == {"MatMul": 1, "Loop": 1, "Gelu": 1}
-    assert found.opset_import[0].version == 21
+    assert found.opset_import[0].version == 20
     same_outputs(source, tmp_path / "out.onnx", numbers(5, 8))
 
 
