@@ -102,7 +102,10 @@ class Session:
             ShapeMismatch: the model does not take arrays of this shape or type.
         """
         self.check(feeds)
-        return list(self._session.run(None, dict(zip(self._names(), feeds, strict=True))))
+        options = ort.RunOptions()
+        options.log_severity_level = 4  # what fails raises, too
+        named = dict(zip(self._names(), feeds, strict=True))
+        return list(self._session.run(None, named, options))
 
     def prepare(self) -> None:
         """Nothing: a session has threads of its own."""
