@@ -2,10 +2,10 @@
 
     python -m benchmarks.rewriting         about three minutes, run nothing beside it
 
-Models with random weights as torch's older exporter writes them at opset 16, where GELU,
-LayerNormalization and HardSwish are in pieces, and one whose embedding is a product of one-hot
-vectors: the latency of the file over that of the simplified one, one thread. Stored in
-benchmarks/results/rewriting.json.
+Models with random weights as torch's older exporter writes them where GELU, LayerNormalization or
+HardSwish are in pieces, one of them with an embedding that is a product of one-hot vectors: the
+latency of the file over that of the simplified one, one thread; and over that with fused attention
+and sums kept apart (`compress.quantization.fusion`). Stored in benchmarks/results/rewriting.json.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.measure.config import BenchConfig
-from compress.measure.latency import measure
+from compress.measure.latency import Measured, measure
+from compress.quantization.fusion import fuse
 from compress.quantization.rewriting.simplify import simplify
 from compress.runtime.onnxruntime import Feeds
 
 RESULTS = Path(__file__).parent / "results" / "rewriting.json"
-OPSET, TOKENS, WIDTH, VOCABULARY = 16, 64, 128, 2000
+TOKENS, WIDTH, VOCABULARY = 64, 128, 2000
 CONFIG = BenchConfig(batch=(1, 32), threads=(1,), workers=4, rounds=4, control=False)
 
 
@@ -107,29 +108,41 @@ def _images(batch: int) -> Feeds:
     return (np.random.default_rng(0).standard_normal((batch, 3, 64, 64), dtype=np.float32),)
 
 
-MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Feeds]]] = {
-    "Transformer": (lambda: Encoder(one_hot=False), _tokens),
-    "Transformer, one-hot": (lambda: Encoder(one_hot=True), _tokens),
-    "CNN with HardSwish": (_cnn, _images),
+#: The opset is the last in which the pieces are pieces.
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Feeds], int]] = {
+    "Transformer": (lambda: Encoder(one_hot=False), _tokens, 16),
+    "Transformer, one-hot": (lambda: Encoder(one_hot=True), _tokens, 16),
+    "CNN with HardSwish": (_cnn, _images, 13),
 }
 
 
 def main() -> None:
     """Print and store the table."""
     rows = [row for name in MODELS for row in _rows(name)]
-    print("| model | batch | nodes | simplified | faster |\n| --- | --- | --- | --- | --- |")
+    print("| model | batch | nodes | simplified | fused, too |\n| --- | --- | --- | --- | --- |")
     for row in rows:
-        print("| {model} | {batch} | {nodes} | {simplified} | {faster:.2f} × |".format(**row))
+        cells = [_cell(row, arm) for arm in ("simplified", "fused")]
+        nodes = f"{row['nodes']['source']} → {row['nodes']['simplified']}"
+        print(f"| {row['model']} | {row['batch']} | {nodes} | {' | '.join(cells)} |")
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
+def _cell(row: dict[str, Any], arm: str) -> str:
+    if arm not in row["faster"]:
+        return "—"
+    estimate, low, high = row["faster"][arm]
+    return f"{estimate:.2f} × ({low:.2f}–{high:.2f})"
+
+
 def _rows(name: str) -> list[dict[str, Any]]:
-    make, samples = MODELS[name]
+    make, samples, opset = MODELS[name]
     with tempfile.TemporaryDirectory() as folder:
-        arms = {part: Path(folder) / f"{part}.onnx" for part in ("source", "simplified")}
+        arms = {part: Path(folder) / f"{part}.onnx" for part in ("source", "simplified", "fused")}
         torch.manual_seed(0)
-        _export(make().eval(), samples(2)[0], arms["source"])
+        _export(make().eval(), samples(2)[0], arms["source"], opset)
         rewrites = simplify(arms["source"], arms["simplified"], samples(2))
+        if not fuse(arms["simplified"], arms["fused"], samples(2)):
+            del arms["fused"]
         measured = measure(arms, CONFIG, inputs=samples)
         nodes = {part: len(onnx.load(path).graph.node) for part, path in arms.items()}
     steps = {
@@ -140,16 +153,21 @@ def _rows(name: str) -> list[dict[str, Any]]:
         {
             "model": name,
             "batch": batch,
-            "nodes": nodes["source"],
-            "simplified": nodes["simplified"],
-            "faster": 1 / measured.ratio("source", "simplified", batch)[0],
+            "nodes": nodes,
+            "faster": {arm: _faster(measured, arm, batch) for arm in arms if arm != "source"},
             "steps": steps,
         }
         for batch in CONFIG.batch
     ]
 
 
-def _export(model: nn.Module, sample: Any, path: Path) -> None:
+def _faster(measured: Measured, arm: str, batch: int) -> tuple[float, float, float]:
+    """The source's latency over an arm's, and its 95 % interval."""
+    ratio, (low, high), _ = measured.ratio("source", arm, batch)
+    return 1 / ratio, 1 / high, 1 / low
+
+
+def _export(model: nn.Module, sample: Any, path: Path, opset: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's older exporter is deprecated, and still in use
         torch.onnx.export(
@@ -159,7 +177,7 @@ def _export(model: nn.Module, sample: Any, path: Path) -> None:
             input_names=["input"],
             output_names=["output"],
             dynamic_axes={"input": {0: "batch"}},
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=False,
         )
 

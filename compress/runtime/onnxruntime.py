@@ -110,7 +110,10 @@ class Session:
             ShapeMismatch: the model does not take arrays of this shape or type.
         """
         self.check(feeds)
-        return list(self._session.run(None, dict(zip(self._names(), feeds, strict=True))))
+        options = ort.RunOptions()
+        options.log_severity_level = 4  # what fails raises, too
+        named = dict(zip(self._names(), feeds, strict=True))
+        return list(self._session.run(None, named, options))
 
     def outputs_of(self, feeds: Feeds) -> list[Array]:
         """The same without what is no tensor."""

@@ -63,6 +63,15 @@ def test_any_batch_size_gives_what_numpy_gives(
     np.testing.assert_allclose(found, inputs @ WEIGHT, rtol=1e-5, atol=1e-5)
 
 
+def test_every_output(model: Path):
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    y, top = Session(model).every_output((x,))
+    np.testing.assert_allclose(y, x @ WEIGHT, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(top, y.max(1, keepdims=True))
+    with pytest.raises(ShapeMismatch, match="takes x"):
+        Session(model).every_output((x[:, :2],))
+
+
 def test_threads_and_spinning_reach_onnxruntime(model: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
     real = onnxruntime.InferenceSession

@@ -4,8 +4,8 @@ Forms as in Hendrycks & Gimpel, 2016 (arXiv:1606.08415) for GELU, and Howard et 
 (arXiv:1905.02244) for HardSwish.
 
 On onnxruntime HardSwish and HardSigmoid then take about half the time. GELU takes the same, as it
-merges the usual forms itself when it loads a file; in one node no quantizer can come between them.
-SiLU (x · sigmoid(x)) is left: onnxruntime merges it, too, and ONNX has it from opset 24 on.
+merges the usual forms itself when it loads a file; but a quantizer takes the pieces one by one.
+SiLU (x · sigmoid(x)) is left as it is: onnxruntime merges it, too, and ONNX has it from opset 24.
 """
 
 from __future__ import annotations

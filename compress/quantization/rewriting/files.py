@@ -64,8 +64,8 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
 def _bytes(tensor: TensorProto) -> int:
     if tensor.data_type in (TensorProto.UNDEFINED, TensorProto.STRING):
         return 0
-    size: int = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return int(math.prod(tensor.dims)) * size
+    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return math.prod(map(int, tensor.dims)) * int(kind.itemsize)
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:

@@ -6,12 +6,14 @@ what does nothing, in operators that are all ONNX's own.
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
@@ -20,7 +22,11 @@ from compress.quantization.rewriting.files import graphs, load, save, weight_byt
 
 #: A graph may grow by so many bytes, and by this factor, when constant parts are computed.
 _GROWTH_BYTES, _GROWTH = 2**20, 1.25
-_QUANTIZED_DOMAIN = "com.microsoft"
+#: Parts of the names of operators that only quantizers write, in small letters.
+_QUANTIZED = ("quantize", "qlinear", "integer", "nbits", "qattention", "qgemm", "qmoe")
+#: Weights that are stored as integers; fewer of them than this many may be anything else.
+_NARROW = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+_MANY = 1024
 
 
 #: Rewrites to leave out one after the other, where all of them together fail: what rounds in
@@ -34,11 +40,11 @@ class GrowsTooMuch(Exception):
 
 def is_quantized(model: ModelProto) -> bool:
     """Whether a graph has integer weights or activations already."""
-    return any(
-        any(part in node.op_type for part in ("Quant", "QLinear", "Integer", "NBits"))
-        or (node.op_type.startswith("Q") and node.domain == _QUANTIZED_DOMAIN)
-        for graph in graphs(model.graph)
-        for node in graph.node
+    every = list(graphs(model.graph))
+    kinds = {node.op_type.lower() for graph in every for node in graph.node}
+    weights = (tensor for graph in every for tensor in graph.initializer)
+    return any(part in kind for kind in kinds for part in _QUANTIZED) or any(
+        tensor.data_type in _NARROW and math.prod(tensor.dims) >= _MANY for tensor in weights
     )
 
 
@@ -117,7 +123,6 @@ def _known(model: ModelProto) -> dict[str, int]:
 
 def _inferred(model: ModelProto, *, symbolic: bool) -> ModelProto:
     if symbolic:
-        with inside_scratch_folder():
-            found = SymbolicShapeInference.infer_shapes(model, 2**31 - 1, False, False, 0)
-        model = found
+        with inside_scratch_folder(), suppress(Exception):  # what it cannot follow, it raises
+            model = SymbolicShapeInference.infer_shapes(model, 2**31 - 1, False, False, 0)
     return onnx.shape_inference.infer_shapes(model, data_prop=True)

@@ -112,7 +112,7 @@ class Graph:
     def add_constant(self, name: str, values: Array) -> str:
         """A new constant; returns its name."""
         found = self._fresh(name)
-        tensor = numpy_helper.from_array(np.ascontiguousarray(values), found)
+        tensor = numpy_helper.from_array(np.array(values, order="C"), found)
         self._model.graph.initializer.append(tensor)
         return found
 

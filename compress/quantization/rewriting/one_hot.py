@@ -28,11 +28,13 @@ class _OneHot:
         tokens: name of the whole numbers that say where.
         depth: length of a vector.
         from_end: whether -1 is the last place, as for Gather; else it is none.
+        is_column: whether the whole numbers have an axis of size 1 more, the last.
     """
 
     tokens: str
     depth: int
     from_end: bool
+    is_column: bool = False
 
 
 def fuse_one_hot(model: ModelProto) -> int:
@@ -102,13 +104,9 @@ def _by_comparison(graph: Graph, node: NodeProto) -> _OneHot | None:
             continue
         if not np.array_equal(places.ravel(), np.arange(places.size)):
             continue
-        column = graph.maker(name, "Unsqueeze")
-        rank = None if column is None else graph.rank(column.input[0])
-        if column is None or rank is None or places.ndim > rank + 1:
-            continue
-        axes = graph.constant(column.input[1])
-        if axes is not None and axes.tolist() in ([-1], [rank]):
-            return _OneHot(column.input[0], places.size, from_end=False)
+        shape = graph.shape(name)
+        if shape is not None and shape[-1:] == (1,) and places.ndim <= len(shape):
+            return _OneHot(name, places.size, from_end=False, is_column=True)
     return None
 
 
@@ -116,18 +114,22 @@ def _gathered(
     graph: Graph, found: _OneHot, rows: Array, bias: Array, node: NodeProto
 ) -> list[NodeProto]:
     nodes, tokens = list[NodeProto](), found.tokens
-    if not _within(graph, tokens, found):
+    if found.is_column:
+        last = graph.add_constant("last", np.array([-1]))
+        nodes = [graph.add_node("Squeeze", [tokens, last])]
+        tokens = nodes[0].output[0]
+    if not _within(graph, found):
         rows = np.concatenate([rows, np.zeros_like(rows[:1])])
-        nodes = _bounded(graph, found)
+        nodes += _bounded(graph, found, tokens)
         tokens = nodes[-1].output[0]
     stored = graph.add_constant(node.input[1], rows + bias)
     nodes.append(graph.add_node("Gather", [stored, tokens], node.output[0], axis=0))
     return nodes
 
 
-def _within(graph: Graph, tokens: str, found: _OneHot) -> bool:
+def _within(graph: Graph, found: _OneHot) -> bool:
     """Whether all tokens are known to be rows: they are what was clipped to that."""
-    node = graph.maker(tokens, "Clip")
+    node = graph.maker(found.tokens, "Clip")
     if node is None:
         return False
     low, high = (graph.number(name) for name in [*node.input, "", ""][1:3])
@@ -135,14 +137,14 @@ def _within(graph: Graph, tokens: str, found: _OneHot) -> bool:
     return low is not None and high is not None and least <= low and high < found.depth
 
 
-def _bounded(graph: Graph, found: _OneHot) -> list[NodeProto]:
+def _bounded(graph: Graph, found: _OneHot, tokens: str) -> list[NodeProto]:
     """The number of the row of zeros, which is the last, in place of all that are no row."""
     kind = np.dtype(np.int64 if graph.data_type(found.tokens) == TensorProto.INT64 else np.int32)
 
     def number(value: int) -> str:
         return graph.add_constant(f"number_{value}", np.array(value, kind))
 
-    nodes, tokens = list[NodeProto](), found.tokens
+    nodes = list[NodeProto]()
     if found.from_end:
         negative = graph.add_node("Less", [tokens, number(0)])
         turned = graph.add_node("Add", [tokens, number(found.depth)])

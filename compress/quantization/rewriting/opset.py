@@ -11,9 +11,9 @@ from compress.quantization.rewriting.constants import lift_constants
 from compress.quantization.rewriting.files import graphs, without_weights
 from compress.quantization.rewriting.graph import opset
 
-#: Tried in this order. 13 has scales by channel, 17 LayerNormalization, 20 Gelu; 18 is for graphs
-#: whose operators changed later.
-OPSETS = (21, 20, 18, 17, 13)
+#: Tried in this order. 13 has scales by channel, 17 LayerNormalization, 20 Gelu, and no later one
+#: anything that is needed here; 18 is for graphs whose operators changed after it.
+OPSETS = (20, 18, 17, 13)
 
 
 def raise_opset(version: int, model: ModelProto) -> int:

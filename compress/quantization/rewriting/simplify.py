@@ -17,6 +17,7 @@ from onnx import ModelProto
 from compress.quantization.rewriting import activations, constants
 from compress.quantization.rewriting.affine import merge_affine
 from compress.quantization.rewriting.agreement import TOLERANCE, Disagreement, Reference, reference
+from compress.quantization.rewriting.embeddings import compute_on_tables
 from compress.quantization.rewriting.files import first_line, graphs, load, save
 from compress.quantization.rewriting.folding import DOUBTFUL, fold, infer_shapes
 from compress.quantization.rewriting.normalizations import fuse_layer_normalization
@@ -46,6 +47,7 @@ _STEPS: dict[str, tuple[_Change, ...]] = {
     "GELU": (activations.fuse_gelu,),
     "HardSwish": (activations.fuse_hard_swish,),
     "HardSigmoid": (activations.fuse_hard_sigmoid,),
+    "computed on tables of embeddings": (compute_on_tables,),
     "shapes of new values inferred": (infer_shapes, partial(infer_shapes, symbolic=False)),
 }
 

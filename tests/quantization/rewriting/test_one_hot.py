@@ -34,6 +34,13 @@ FORMS = {
     "operator, whole numbers": lambda g, t: g.Cast(_operator(g, t, kind=np.int64), to=FLOAT),
     "compared": lambda g, t: g.Cast(_compared(g, t), to=FLOAT),
     "compared, twice cast": lambda g, t: g.Cast(g.Cast(_compared(g, t), to=INT64), to=FLOAT),
+    "compared with a matrix": lambda g, t: g.Cast(
+        _compared(g, t, np.arange(DEPTH)[None]), to=FLOAT
+    ),
+    "compared, reshaped": lambda g, t: g.Cast(
+        g.Equal(g.Reshape(t, g.constant([0, 0, 1], np.int64)), g.constant(range(DEPTH), np.int64)),
+        to=FLOAT,
+    ),
     "chosen": lambda g, t: g.Where(_compared(g, t), 1, 0),
 }
 
@@ -118,6 +125,10 @@ NEAR = {
     "another axis": lambda g, t: g.Transpose(_operator(g, t, axis=1), perm=[0, 2, 1]),
     "places turned": lambda g, t: g.Cast(_compared(g, t, np.arange(DEPTH)[::-1]), to=FLOAT),
     "places from one": lambda g, t: g.Cast(_compared(g, t, np.arange(DEPTH) + 1), to=FLOAT),
+    "places of more axes": lambda g, t: g.Squeeze(
+        g.Cast(_compared(g, t, np.arange(DEPTH)[None, None, None]), to=FLOAT),
+        g.constant([0], np.int64),
+    ),
     "not equal": lambda g, t: g.Cast(g.Not(_compared(g, t)), to=FLOAT),
     "chosen the other way": lambda g, t: g.Where(_compared(g, t), 0, 1),
 }
