@@ -64,6 +64,7 @@ def _measure(model: Path) -> dict[str, Any]:
             runs[arm].append(_process(arm, model, COUNT))
     many = _process("ours", model, MANY)
     seconds = {arm: statistics.median(run["seconds"] for run in runs[arm]) for arm in arms}
+    cpu = {arm: statistics.median(run["cpu_s"] for run in runs[arm]) for arm in arms}
     peaks = {arm: max(run["peak_mb"] for run in runs[arm]) for arm in arms}
     collecting = statistics.median(run["collect_s"] for run in runs["ours"])
     return {
@@ -71,6 +72,7 @@ def _measure(model: Path) -> dict[str, Any]:
         "seconds": seconds,
         "seconds_without_ranges": collecting,
         "seconds_of_each_run": {arm: [run["seconds"] for run in runs[arm]] for arm in arms},
+        "cpu_seconds_of_the_process": cpu,
         "times_faster_than": {arm: round(seconds[arm] / seconds["ours"], 2) for arm in THEIRS},
         "peak_mb": peaks,
         "many_images": MANY,
@@ -94,7 +96,8 @@ def _process(arm: str, model: Path, count: int) -> dict[str, Any]:
 
 def _work(arm: str, model: Path, count: int) -> dict[str, Any]:
     found = _ours(model, count) if arm in OURS else _theirs(model, count, THEIRS[arm])
-    return found | {"peak_mb": round((peak() or 0) / 2**20, 1)}
+    used = {"cpu_s": round(time.process_time(), 2), "peak_mb": round((peak() or 0) / 2**20, 1)}
+    return found | used
 
 
 def _ours(model: Path, count: int) -> dict[str, Any]:
