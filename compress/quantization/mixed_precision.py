@@ -80,6 +80,7 @@ def mixed_precision(
     progress: Progress = quiet,
     *,
     scores: bool = False,
+    threads: int = 1,
     stop: Stop = lambda: False,
 ) -> Mixed:
     """The quantized model that leaves the fewest groups in fp32 and loses no more than allowed.
@@ -96,6 +97,7 @@ def mixed_precision(
         folder: where the model is left.
         progress: called with "sensitivity" and with "mixed precision".
         scores: whether the outputs are scores of classes.
+        threads: of the runtime, for the sensitivities.
         stop: asked before each step.
 
     Raises:
@@ -107,7 +109,7 @@ def mixed_precision(
     stopped = False
     try:
         if not search.keeps(0) and search.evaluations[0].drop is not None:
-            _rank(search, source, samples, scores=scores)
+            _rank(search, source, samples, scores=scores, threads=threads)
             _bisect(search)
     except (KeyboardInterrupt, _Stopped):
         stopped = True
@@ -197,13 +199,15 @@ class _Search:
         )
 
 
-def _rank(search: _Search, source: Path, samples: Samples, *, scores: bool) -> None:
+def _rank(search: _Search, source: Path, samples: Samples, *, scores: bool, threads: int) -> None:
     """First by kind of operator, then group by group."""
     int8 = search.path(0)
     search.groups = quantized_groups(source, int8, search.groups)
     if not search.groups:
         return
-    probe = Probe(source, search.make, int8, search.groups, samples, scores=scores)
+    probe = Probe(
+        *(source, search.make, int8, search.groups, samples), scores=scores, threads=threads
+    )
     every = frozenset[str]().union(*search.groups.values())
     kinds = {name: nodes & every for name, nodes in by_operator(load_onnx(source)).items()}
     search.kinds = probe.ranking(quantized_groups(source, int8, kinds), stop=search.check)
