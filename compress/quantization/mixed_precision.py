@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compress.errors import InputError
+from compress.errors import InputError, ModelFileError
 from compress.export.graph import load_onnx
 from compress.progress import Progress, quiet
 from compress.quantization.layers import Groups, by_operator, check_names
@@ -89,7 +89,8 @@ def mixed_precision(
 
     Args:
         source: ONNX file of the fp32 model that `make` starts from.
-        make: an error that it raises counts as a model over the budget, save wrong input.
+        make, evaluate: an error counts as a model over the budget, save that of wrong input. A
+            file that does not load is a model's.
         groups: names of nodes that stay fp32 together, such as `layers` gives. A group that
             `make` leaves in fp32 anyway is left out.
         samples: batches on which sensitivities are measured, see `sensitivities`.
@@ -168,9 +169,9 @@ class _Search:
         try:
             self.make(self.fp32(count), path)
             return Evaluation(count, self.evaluate(path))
-        except InputError:
-            raise
         except Exception as error:  # onnxruntime's quantizers raise whatever they meet
+            if isinstance(error, InputError) and not isinstance(error, ModelFileError):
+                raise
             return Evaluation(count, None, f"{type(error).__name__}: {error}".splitlines()[0])
         except BaseException:
             path.unlink(missing_ok=True)  # evaluated it was not
