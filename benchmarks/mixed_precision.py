@@ -98,7 +98,7 @@ class Trial:
         # Products of two activations have no weights to gain from.
         computing = {node.name for node in model.graph.node if node.op_type in KINDS}
         self._always = computing - layers(model).keys()
-        self.samples, validation = calibration(self.task.train, 128, seed=0), self.task.validation
+        self.samples, validation = calibration(self.task.train, 64, seed=0), self.task.validation
         self._split = validation.subset(torch.arange(min(case.rows, len(validation))))
         self._drops = dict[frozenset[str], float]()
         self._reference = self._scores(self.source)
