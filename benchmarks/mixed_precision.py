@@ -8,8 +8,9 @@ one scale a tensor; quality on the validation split. For each model:
 
 - all in int8, the mixed model, and the way that costs an evaluation a layer: quantize each alone,
   evaluate, then leave one after the other in fp32 until the budget holds;
-- how many layers have to stay in fp32 by each of three orders, and what the order takes: each layer
-  alone by switches in one graph, by a file for each, and by the error of the layer's own output.
+- how many layers have to stay in fp32 by each of four orders, and what the order takes: each layer
+  alone by switches in one graph (relative error of the outputs, or KL divergence), by a file for
+  each, and by the error of the layer's own output.
 
 Stored in benchmarks/results; the models are those of benchmarks.distillation, in runs/distillation.
 """
@@ -35,16 +36,15 @@ from scipy.stats import spearmanr
 from benchmarks.distillation import make_teacher
 from compress.artifact import load_artifact
 from compress.data.references import load_task
-from compress.measure.judge import TaskJudge
 from compress.measure.quality import run_onnx
 from compress.quantization import sensitivity
-from compress.quantization.calibration import collect
+from compress.quantization.best import calibration
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.editing import Edit
 from compress.quantization.layers import layers, name_nodes
 from compress.quantization.mixed_precision import mixed_precision
 from compress.quantization.preprocess import preprocess
-from compress.quantization.sensitivity import sensitivities
+from compress.quantization.sensitivity import quantized_groups, sensitivities, size
 from compress.quantization.static import quantize_static_int8
 from compress.quantization.switches import int8_branches
 from compress.recipe import Recipe
@@ -95,21 +95,20 @@ class Trial:
         for place in case.hard:
             _harden(model, place)
         onnx.save(model, self.source)
-        self.groups = layers(model)
         # Products of two activations have no weights to gain from.
         computing = {node.name for node in model.graph.node if node.op_type in KINDS}
-        self._always = computing - self.groups.keys()
-        self.samples = TaskJudge(self.task).calibration(128, seed=0)
-        self._ranges = collect(self.source, self.samples).ranges("minmax")
-        validation = self.task.validation
+        self._always = computing - layers(model).keys()
+        self.samples, validation = calibration(self.task.train, 64, seed=0), self.task.validation
         self._split = validation.subset(torch.arange(min(case.rows, len(validation))))
-        self.few = self.samples[:1]
-        self._drops: dict[frozenset[str], float] = {}
+        self._drops = dict[frozenset[str], float]()
         self._reference = self._scores(self.source)
+        self.few, self.int8 = self.samples[:1], folder / "int8.onnx"
+        self.make(frozenset(), self.int8)
+        self.groups = quantized_groups(self.source, self.int8, layers(model))
 
     def make(self, keep: frozenset[str], path: Path) -> None:
-        kept = tuple(sorted(keep | self._always))
-        quantize_static_int8(self.source, path, self._ranges, CONFIG, kept, KINDS)
+        kept = (*keep, *self._always)
+        quantize_static_int8(self.source, path, self.samples, CONFIG, kept, KINDS)
 
     def evaluate(self, path: Path) -> float:
         """Quality lost on the validation split."""
@@ -220,8 +219,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 def _one_a_layer(trial: Trial) -> dict[str, Any]:
     """Each layer evaluated alone, then left in fp32 one after the other."""
-    start = time.perf_counter()
-    names = list(trial.groups)
+    start, names = time.perf_counter(), list(trial.groups)
     alone = {name: trial.drop([other for other in names if other != name]) for name in names}
     count, drop = trial.needed(sorted(names, key=lambda name: -alone[name]))
     return {
@@ -248,9 +246,10 @@ def _orders(trial: Trial) -> dict[str, Any]:
     return rows
 
 
-def _by_switches(trial: Trial) -> dict[str, float]:
-    found = sensitivities(trial.source, trial.make, trial.groups, trial.few, trial.folder)
-    return {entry.name: entry.divergence or 0.0 for entry in found}
+def _by_switches(trial: Trial, *, scores: bool = False) -> dict[str, float]:
+    given = (trial.source, trial.make, trial.groups, trial.few, trial.folder)
+    found = sensitivities(*given, scores=scores)
+    return {entry.name: size(entry) for entry in found}
 
 
 def _by_files(trial: Trial) -> dict[str, float]:
@@ -260,9 +259,7 @@ def _by_files(trial: Trial) -> dict[str, float]:
 
 def _by_own_output(trial: Trial) -> dict[str, float]:
     """Relative error of each layer's own output where its input is that of the fp32 model."""
-    int8, path = trial.folder / "int8.onnx", trial.folder / "own.onnx"
-    trial.make(frozenset(), int8)
-    model, quantized = onnx.load(trial.source), onnx.load(int8)
+    model, quantized, path = *map(onnx.load, (trial.source, trial.int8)), trial.folder / "own.onnx"
     branches = int8_branches(model, quantized, trial.groups, "int8_")
     assert branches is not None
     nodes = []
@@ -281,7 +278,7 @@ def _by_own_output(trial: Trial) -> dict[str, float]:
 
 
 def _error_nodes(model: ModelProto, output: str, branch: GraphProto) -> Iterator[NodeProto]:
-    """The int8 branch, and the sums of the squares of its error and of what it should give."""
+    """The int8 branch, and the sums of squares of its error and of what it should give."""
     model.graph.initializer.extend(branch.initializer)
     yield from branch.node
     result = branch.output[0].name
@@ -293,6 +290,7 @@ def _error_nodes(model: ModelProto, output: str, branch: GraphProto) -> Iterator
 
 _FIGURES: dict[str, Callable[[Trial], dict[str, float]]] = {
     "switches": _by_switches,
+    "switches, KL": lambda trial: _by_switches(trial, scores=True),
     "files": _by_files,
     "own output": _by_own_output,
 }

@@ -18,6 +18,8 @@ from compress.quantization.marked import layer_of_tensors, marked, times
 from compress.runtime.onnxruntime import Feeds
 
 _QUANTIZE, _RESTORE = "QuantizeLinear", "DequantizeLinear"
+#: Microseconds that a conversion takes however small it is.
+_LEAST_US = 1.0
 
 
 def slower_in_int8(
@@ -137,9 +139,9 @@ def slower(
         for user in in_int8:
             own[user] += stored / len(edge.users)
             if not stored and not restored:  # in fp32 it would have to be made so
-                instead[user] += restore * values
+                instead[user] += _LEAST_US + restore * values
         if not stored and in_int8:
-            instead[edge.maker] += store * values
+            instead[edge.maker] += _LEAST_US + store * values
     return frozenset(
         name
         for name in names & fp32_us.keys() & int8_us.keys()
@@ -149,5 +151,6 @@ def slower(
 
 def _rate(nodes: list[str], us: Mapping[str, float], sizes: Mapping[str, int]) -> float:
     """Microseconds a value of the conversions that ran; 0 where none did."""
-    values = sum(sizes.get(node, 0) for node in nodes if node in us)
-    return sum(us.get(node, 0.0) for node in nodes) / values if values else 0.0
+    ran = [node for node in nodes if node in us]
+    values = sum(sizes.get(node, 0) for node in ran)
+    return sum(max(0.0, us[node] - _LEAST_US) for node in ran) / values if values else 0.0

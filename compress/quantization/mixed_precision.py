@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compress.errors import InputError
+from compress.errors import InputError, ModelFileError
 from compress.export.graph import load_onnx
 from compress.progress import Progress, quiet
 from compress.quantization.layers import Groups, by_operator, check_names
@@ -80,6 +80,7 @@ def mixed_precision(
     progress: Progress = quiet,
     *,
     scores: bool = False,
+    threads: int = 1,
     stop: Stop = lambda: False,
 ) -> Mixed:
     """The quantized model that leaves the fewest groups in fp32 and loses no more than allowed.
@@ -88,7 +89,8 @@ def mixed_precision(
 
     Args:
         source: ONNX file of the fp32 model that `make` starts from.
-        make: an error that it raises counts as a model over the budget, save wrong input.
+        make, evaluate: an error counts as a model over the budget, save that of wrong input. A
+            file that does not load is a model's.
         groups: names of nodes that stay fp32 together, such as `layers` gives. A group that
             `make` leaves in fp32 anyway is left out.
         samples: batches on which sensitivities are measured, see `sensitivities`.
@@ -96,6 +98,7 @@ def mixed_precision(
         folder: where the model is left.
         progress: called with "sensitivity" and with "mixed precision".
         scores: whether the outputs are scores of classes.
+        threads: of the runtime, for the sensitivities.
         stop: asked before each step.
 
     Raises:
@@ -107,7 +110,7 @@ def mixed_precision(
     stopped = False
     try:
         if not search.keeps(0) and search.evaluations[0].drop is not None:
-            _rank(search, source, samples, scores=scores)
+            _rank(search, source, samples, scores=scores, threads=threads)
             _bisect(search)
     except (KeyboardInterrupt, _Stopped):
         stopped = True
@@ -166,9 +169,9 @@ class _Search:
         try:
             self.make(self.fp32(count), path)
             return Evaluation(count, self.evaluate(path))
-        except InputError:
-            raise
         except Exception as error:  # onnxruntime's quantizers raise whatever they meet
+            if isinstance(error, InputError) and not isinstance(error, ModelFileError):
+                raise
             return Evaluation(count, None, f"{type(error).__name__}: {error}".splitlines()[0])
         except BaseException:
             path.unlink(missing_ok=True)  # evaluated it was not
@@ -197,13 +200,15 @@ class _Search:
         )
 
 
-def _rank(search: _Search, source: Path, samples: Samples, *, scores: bool) -> None:
+def _rank(search: _Search, source: Path, samples: Samples, *, scores: bool, threads: int) -> None:
     """First by kind of operator, then group by group."""
     int8 = search.path(0)
     search.groups = quantized_groups(source, int8, search.groups)
     if not search.groups:
         return
-    probe = Probe(source, search.make, int8, search.groups, samples, scores=scores)
+    probe = Probe(
+        *(source, search.make, int8, search.groups, samples), scores=scores, threads=threads
+    )
     every = frozenset[str]().union(*search.groups.values())
     kinds = {name: nodes & every for name, nodes in by_operator(load_onnx(source)).items()}
     search.kinds = probe.ranking(quantized_groups(source, int8, kinds), stop=search.check)

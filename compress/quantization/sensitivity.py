@@ -39,6 +39,7 @@ def sensitivities(
     progress: Progress = quiet,
     *,
     scores: bool = False,
+    threads: int = 1,
 ) -> list[Sensitivity]:
     """The divergence of the outputs when only one group is quantized, largest first.
 
@@ -50,6 +51,7 @@ def sensitivities(
         folder: for the files that this takes; they are removed.
         scores: whether the outputs are scores of classes, which the KL divergence compares; the
             relative error of all outputs else, see `compress.quantization.divergence`.
+        threads: of the runtime.
 
     Raises:
         ModelFileError: a node of the groups is not there, or has no name of its own.
@@ -60,7 +62,7 @@ def sensitivities(
     make(frozenset(), int8)
     try:
         groups = quantized_groups(source, int8, groups)
-        probe = Probe(source, make, int8, groups, samples, scores=scores)
+        probe = Probe(source, make, int8, groups, samples, scores=scores, threads=threads)
         return probe.ranking(groups, progress)
     finally:
         int8.unlink(missing_ok=True)
@@ -84,17 +86,19 @@ class Probe:
         samples: Samples,
         *,
         scores: bool,
+        threads: int,
     ) -> None:
         """Load what it takes.
 
         Args:
             int8: what `make` wrote with nothing left in fp32; files are put beside it.
-            groups, samples, scores: see `sensitivities`.
+            groups, samples, scores, threads: see `sensitivities`.
 
         Raises:
             InputError: there are no samples.
         """
-        session = Session(source)
+        session = Session(source, threads=threads)
+        self._threads = threads
         self._batches = _batches(samples, session)
         self._expected = [session.every_output(batch) for batch in self._batches]
         self._make, self._beside = make, int8
@@ -142,7 +146,7 @@ class Probe:
         path = self._beside.with_name(f"{self._beside.stem}-alone.onnx")
         try:
             self._make(self._every - nodes, path)
-            session = Session(path)
+            session = Session(path, threads=self._threads)
             return [session.every_output(batch) for batch in self._batches]
         finally:
             path.unlink(missing_ok=True)
@@ -156,7 +160,7 @@ class Probe:
         path = int8.with_name(f"{int8.stem}-switches.onnx")
         try:
             onnx.save(model, path)
-            session = Session(path)
+            session = Session(path, threads=self._threads)
         except Exception:  # larger than a file may be, or a graph that onnxruntime does not take
             return None
         finally:

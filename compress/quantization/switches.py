@@ -210,6 +210,6 @@ class _Branch:
         copied.CopyFrom(node)
         copied.input[:] = inputs
         result = f"{self._prefix}{len(self.nodes)}"
-        copied.output[:] = [result]
+        copied.output[:], copied.name = [result], result
         self.nodes.append(copied)
         return result

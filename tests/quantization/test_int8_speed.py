@@ -31,16 +31,16 @@ SIZES = dict.fromkeys(("a", "b", "node 0", "node 5", "node 9"), 100)
 @pytest.mark.parametrize(
     ("a", "b", "expected"),
     [
-        # a: 10 more to quantize its input; in fp32 10 more to quantize its output for b.
-        (120.0, 100.0, set()),
+        # a: 11 to quantize its input; in fp32 as much to quantize its output for b, 133.2 in all.
+        (122.0, 100.0, set()),
         (123.0, 100.0, {"a"}),
-        # b: 5 more to restore its output; in fp32 5 more to restore its input, made by a.
+        # b: 5 to restore its output; in fp32 as much to restore its input, which a made: 126.
         (100.0, 120.0, set()),
         (100.0, 122.0, {"b"}),
     ],
 )
 def test_conversions_count_on_both_sides(a: float, b: float, expected: set[str]):
-    int8 = {"a": a, "b": b, "node 0": 10.0, "node 5": 5.0}
+    int8 = {"a": a, "b": b, "node 0": 11.0, "node 5": 5.0}
     fp32 = {"a": 100.0, "b": 100.0}
     assert slower(fp32, int8, SIZES, CHAIN, AB, margin=0.2) == expected
 

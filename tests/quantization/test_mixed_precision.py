@@ -179,16 +179,19 @@ def test_stop_is_asked_before_every_step(eight: Network, asked: int, tmp_path: P
     assert len(found.evaluations) == {1: 0, 2: 1, 5: 1}.get(asked, len(found.evaluations))
 
 
-def test_a_model_that_cannot_be_built_counts_as_over_the_budget(eight: Network, tmp_path: Path):
+@pytest.mark.parametrize("error", [ValueError, ModelFileError])
+def test_a_model_that_cannot_be_had_counts_as_over_the_budget(
+    eight: Network, error: type[Exception], tmp_path: Path
+):
     def drop(kept: frozenset[str]) -> float:
         if len(kept) < 5 and kept:
-            raise ValueError("no scale\nfor this")
+            raise error("no scale\nfor this")
         return 2.0 * (len(kept) < 3)
 
     found = eight.search(drop, tmp_path)
     assert len(found.fp32) == 5
     failures = {entry.failure for entry in found.evaluations if entry.drop is None}
-    assert failures == {"ValueError: no scale"}
+    assert failures == {f"{error.__name__}: no scale"}
 
 
 def test_where_not_even_int8_can_be_built(eight: Network, tmp_path: Path):
