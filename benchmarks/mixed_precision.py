@@ -36,9 +36,10 @@ from scipy.stats import spearmanr
 from benchmarks.distillation import make_teacher
 from compress.artifact import load_artifact
 from compress.data.references import load_task
+from compress.measure.judge import TaskJudge
 from compress.measure.quality import run_onnx
 from compress.quantization import sensitivity
-from compress.quantization.best import calibration
+from compress.quantization.calibration import collect
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.editing import Edit
 from compress.quantization.layers import layers, name_nodes
@@ -98,7 +99,8 @@ class Trial:
         # Products of two activations have no weights to gain from.
         computing = {node.name for node in model.graph.node if node.op_type in KINDS}
         self._always = computing - layers(model).keys()
-        self.samples, validation = calibration(self.task.train, 64, seed=0), self.task.validation
+        self.samples, validation = TaskJudge(self.task).calibration(64, 0), self.task.validation
+        self._ranges = collect(self.source, self.samples).ranges("minmax")
         self._split = validation.subset(torch.arange(min(case.rows, len(validation))))
         self._drops = dict[frozenset[str], float]()
         self._reference = self._scores(self.source)
@@ -108,7 +110,7 @@ class Trial:
 
     def make(self, keep: frozenset[str], path: Path) -> None:
         kept = (*keep, *self._always)
-        quantize_static_int8(self.source, path, self.samples, CONFIG, kept, KINDS)
+        quantize_static_int8(self.source, path, self._ranges, CONFIG, kept, KINDS)
 
     def evaluate(self, path: Path) -> float:
         """Quality lost on the validation split."""

@@ -9,7 +9,8 @@ import pytest
 from small_graphs import convolutions, whole
 
 from compress.data.task import Task
-from compress.quantization import best
+from compress.measure.judge import TaskJudge
+from compress.quantization.building import build
 from compress.quantization.calibration import shared
 from compress.quantization.calibration.shared import Calibration
 from compress.quantization.config import QuantizeConfig
@@ -52,12 +53,13 @@ def test_all_static_candidates_share_one_pass(
         return plain(source, *given, **settings)
 
     monkeypatch.setattr(shared, "collect", collect)
-    files, failures = best.build(trained_onnx, tmp_path, tiny_task, QuantizeConfig(samples=40))
-    assert failures == {}
-    assert [name for name in files if name.startswith("static")] == [
+    judge = TaskJudge(tiny_task)
+    made = build(trained_onnx, tmp_path, judge, QuantizeConfig(samples=40))
+    assert made.failures == {}
+    assert [name for name in made.files if name.startswith("static")] == [
         "static",
         "static, first convolution fp32",
     ]
     assert passes == [tmp_path / "prepared.onnx"]
-    best.build(trained_onnx, tmp_path, tiny_task, QuantizeConfig(method="dynamic"))
+    build(trained_onnx, tmp_path, judge, QuantizeConfig(method="dynamic"))
     assert len(passes) == 1
