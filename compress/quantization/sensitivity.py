@@ -2,6 +2,9 @@
 
 Where the quantizer writes QDQ, its one file for the whole model is enough: all layers are tried in
 one session, see `compress.quantization.switches`. Elsewhere each group is built and loaded.
+
+The error of a layer's own output would take a single pass, but its order is worse: it does not know
+what becomes of the error (`benchmarks/mixed_precision.py` has how many more layers stay in fp32).
 """
 
 from __future__ import annotations
