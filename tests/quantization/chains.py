@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.quantization.calibration import collect
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.layers import name_nodes
 from compress.quantization.static import quantize_static_int8
@@ -97,11 +98,12 @@ class StaticMaker:
     """`Make` by static QDQ of what computes; keeps what each file left in fp32."""
 
     def __init__(self, source: Path, samples: list, kinds=("Conv", "Gemm", "MatMul")) -> None:
-        self.source, self.samples, self.kinds = source, samples, kinds
+        self.source, self.kinds = source, kinds
+        self.ranges = collect(source, samples).ranges()
         self.kept: dict[str, frozenset[str]] = {}
 
     def __call__(self, keep: frozenset[str], path: Path) -> None:
         self.kept[path.name] = keep
         quantize_static_int8(
-            self.source, path, self.samples, CONFIG, keep_fp32=tuple(sorted(keep)), kinds=self.kinds
+            self.source, path, self.ranges, CONFIG, keep_fp32=tuple(sorted(keep)), kinds=self.kinds
         )
