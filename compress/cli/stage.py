@@ -100,10 +100,9 @@ def _tell_trained(evidence: dict[str, Any]) -> None:
         f"{found['calibrated']:.4f} calibrated, {found['trained']:.4f} trained "
         f"({evidence['method']}; the {evidence['kept']} scales are kept)"
     )
-    same = (
-        f", {agreement['equal_answers']:.4f} equal answers" if "equal_answers" in agreement else ""
-    )
+    same = agreement.get("equal_answers")
     print(
         f"  onnxruntime against the model in training: mean difference "
-        f"{agreement['mean_difference']:.2g} standard deviations{same}"
+        f"{agreement['mean_difference']:.2g} standard deviations"
+        + ("" if same is None else f", {same:.4f} equal answers")
     )

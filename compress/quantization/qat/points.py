@@ -32,7 +32,7 @@ _TRAINED = {
     "PRelu": (1,),
     "RNN": (1, 2, 3),
 }
-#: By operator, the int8 constants that come with scales of their own: place and place of the scales.
+#: By operator, the places of int8 constants and of the scales that come with them.
 _OWN_SCALES = {
     "DequantizeLinear": ((0, 1),),
     "DynamicQuantizeLSTM": ((1, 8), (2, 10)),
@@ -226,7 +226,7 @@ class _Reader:
         return shape
 
     def _behind(self, node: NodeProto) -> str:
-        """The scales that what a Gather or Cast gives is multiplied by; empty where there are none."""
+        """The scales that multiply what a Gather or Cast gives; empty where there are none."""
         for user in self.users.get(node.output[0], ()):
             if user.op_type in ("Gather", "Cast"):
                 return self._behind(user)
@@ -243,7 +243,9 @@ class _Reader:
         for user in self.users.get(node.output[0], ()):
             makers = [self.makers.get(name) for name in user.input[:2]]
             factors = [
-                made.input[1] for made in makers if made is not None and _is_dequantize(made)
+                made.input[1]
+                for made in makers
+                if made is not None and made.op_type == "DequantizeLinear"
             ]
             if len(factors) == 2 and len(user.input) > 2 and user.input[2] == node.output[0]:
                 return StoredBias(node.input[1], tuple(factors))
@@ -263,10 +265,6 @@ class _Reader:
         if node.op_type == "Add":
             return values.ndim == 1 and values.size > 1
         return node.op_type != "Gather" or values.ndim == 2
-
-
-def _is_dequantize(node: NodeProto) -> bool:
-    return node.op_type == "DequantizeLinear"
 
 
 def latent(

@@ -121,6 +121,7 @@ class _Scan:
         self.count: int = found["num_scan_inputs"]
         self.states = len(node.input) - self.count
         self.backward = any(found.get("scan_input_directions", ()))
+        self.turned = any(found.get("scan_output_directions", ()))
         axes = [*found.get("scan_input_axes", ()), *found.get("scan_output_axes", ())]
         if any(axes):
             raise InputError("Scan along another dimension than the first cannot be trained.")
@@ -138,5 +139,6 @@ def _scan(loop: _Scan, inputs: list[str], outputs: list[str], scope: Scope) -> N
         found = [inner[name] for name in loop.body.outputs]
         states = found[: loop.states]
         made.append(found[loop.states :])
-    collected = [torch.stack(column[::-1] if loop.backward else column) for column in zip(*made)]
+    columns = zip(*(made[::-1] if loop.turned else made), strict=True)
+    collected = [torch.stack(column) for column in columns]
     scope.update(zip(outputs, [*states, *collected], strict=False))

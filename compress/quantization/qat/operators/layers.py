@@ -205,7 +205,7 @@ def _attention(
     scale: float | None = None,
     is_causal: int = 0,
 ) -> Tensor:
-    """Attention of opset 23 on (batch, time, heads · head width), as `quantization.fusion` makes it."""
+    """ONNX's own, on (batch, time, heads · head width), as `quantization.fusion` makes it."""
     if q_num_heads != kv_num_heads or query.dim() != 3:
         raise InputError("Attention with shared keys, or on 4 dimensions, cannot be trained.")
     parts = (part.unflatten(2, (q_num_heads, -1)).transpose(1, 2) for part in (query, key, value))

@@ -18,8 +18,9 @@ from compress.quantization.qat.fake_quantize import quantize_by_range
 from compress.quantization.qat.operators.elementwise import Operator
 from compress.quantization.qat.operators.shapes import reverse_sequence
 
-#: The states of one step, (batch, hidden) each, from the input's part of the gates and the old ones.
+#: (batch, hidden) each.
 _States = tuple[Tensor, ...]
+#: New states from the input's part of the gates and the old ones.
 _Step = Callable[[Tensor, _States], _States]
 
 
