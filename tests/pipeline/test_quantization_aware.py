@@ -1,0 +1,236 @@
+"""The stage `qat`: in a recipe, alone, stopped and resumed, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import yaml
+from onnx import numpy_helper
+from torch import nn
+from typer.testing import CliRunner
+
+from compress.artifact import load_artifact
+from compress.cli.app import app
+from compress.data.task import Task
+from compress.errors import ArtifactError, NoEffect, RecipeError
+from compress.export.torch_to_onnx import export
+from compress.measure.quality import run_onnx
+from compress.pipeline import run
+from compress.quantization.best import calibration
+from compress.quantization.qat.config import QatConfig
+from compress.quantization.qat.start import start_graph
+from compress.recipe import parse_recipe
+from compress.runtime.onnxruntime import Session
+from compress.training import loop
+
+FIT = {"batch_size": 24, "precision": "fp32"}
+BENCH = {"batch": [1], "threads": 1, "workers": 2, "rounds": 2, "block_ms": 0.5}
+
+
+def recipe(*stages: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "task": "tiny:task",
+        "model": {"name": "cnn-small", "widths": [8, 16], "blocks": 1},
+        "budget": {"max_drop": 0.3},
+        "stages": [{"train": {**FIT, "epochs": 3}}, *stages, {"benchmark": BENCH}],
+    }
+
+
+def invoke(*words: object) -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_in_a_recipe_it_leaves_an_int8_file_and_says_what_it_did(tmp_path: Path) -> None:
+    plan = recipe(
+        {"prune": {"ratio": 0.3, "round_to": 4, "epochs": 1, **FIT}},  # leaves a plan
+        {"qat": {"epochs": 2, "batch_size": 24, "samples": 32}},
+        {"qat": {"name": "labels", "from": "train", "alpha": 0, "epochs": 1, "samples": 32}},
+        {"quantize": {"method": "static", "from": "train", "samples": 32}},
+        {"qat": {"name": "further", "teacher": "train", "epochs": 1, "batch_size": 24}},
+    )
+    outcome = run(parse_recipe(plan), tmp_path / "run")
+    assert {arm.name for arm in outcome.report.arms} >= {"3-qat", "4-labels", "6-further"}
+    card = load_artifact(tmp_path / "run/3-qat").card
+    evidence = card.evidence
+    assert evidence["method"] == "static"
+    assert evidence["taught_by"] == "prune"
+    assert evidence["operators"]["Conv"] == {"int8 (static)": 6}
+    assert evidence["left_in_fp32"] == []
+    assert evidence["agreement"]["equal_answers"] >= 0.95
+    assert evidence["agreement"]["mean_difference"] < 0.02
+    assert evidence["validation"].keys() == {"metric", "before", "calibrated", "trained"}
+    assert evidence["fit"]["epochs"] == 2
+    assert evidence["scales"]["weights"]["largest_change"] > 0
+    assert evidence["size_bytes"][1] < evidence["size_bytes"][0]
+    assert card.files.keys() == {"model.onnx"}
+    others = [
+        load_artifact(tmp_path / "run" / name).card.evidence for name in ("4-labels", "6-further")
+    ]
+    assert [(other["method"], other["taught_by"]) for other in others] == [
+        ("static", "labels"),
+        ("as it came in", "train"),
+    ]
+    with pytest.raises(ArtifactError, match="holds an ONNX file and no torch weights"):
+        load_artifact(tmp_path / "run/3-qat").load_model()
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_as_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", -1.0)
+    plan = parse_recipe(recipe({"qat": {"epochs": 3, "batch_size": 24, "samples": 32}}))
+
+    def stop(label: str, done: int, total: int) -> None:
+        if label == "quantization-aware training" and done > 2 * total // 3:
+            raise KeyboardInterrupt
+
+    seen: list[int] = []
+
+    def watch(label: str, done: int, total: int) -> None:
+        if label == "quantization-aware training":
+            seen.append(done)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, tmp_path / "stopped", progress=stop)
+    run(plan, tmp_path / "stopped", progress=watch)
+    run(plan, tmp_path / "whole")
+    assert seen[0] > 1  # the first epochs were not done again
+    files = [tmp_path / name / "2-qat/model.onnx" for name in ("stopped", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def uneven(model: nn.Module) -> nn.Module:
+    """The same function, with a channel in each block that is 64 times as large as the others."""
+    for block in (module for module in model.modules() if hasattr(module, "conv2")):
+        block.norm1.weight.data[0] *= 64
+        block.norm1.bias.data[0] *= 64
+        block.conv2.weight.data[:, 0] /= 64
+    return model
+
+
+def test_it_wins_back_what_calibration_alone_loses(
+    trained: nn.Module, tiny_task: Task, tmp_path: Path
+) -> None:
+    """With one scale a tensor a large channel leaves the others a few steps; training mends it."""
+    path = tmp_path / "uneven.onnx"
+    export(uneven(trained), tiny_task.validation.typical(8), path)
+    words = ["per_channel=false", "epochs=12", "batch_size=24", "learning_rate=0.002"]
+    result = invoke(
+        *("qat", path, "--data", "tiny:task", "--out", tmp_path / "qat"),
+        *(*words, "augment=false", "samples=64", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    evidence = json.loads(result.stdout)["evidence"]
+    before, calibrated, after = (
+        evidence["validation"][key] for key in ("before", "calibrated", "trained")
+    )
+    assert before >= 0.95
+    assert calibrated <= before - 0.1
+    assert after >= before - 0.03
+    assert evidence["kept"] == "trained"
+    outputs = run_onnx(Session(tmp_path / "qat/model.onnx"), tiny_task.validation)
+    right = (outputs.argmax(axis=1) == tiny_task.validation.targets.numpy()).mean()
+    assert right == pytest.approx(after, abs=0.03)
+
+
+def test_training_moves_integers_and_scales_of_the_file(base: Path, tmp_path: Path) -> None:
+    result = invoke("qat", base, "epochs=2", "samples=64", "--out", tmp_path / "qat")
+    assert result.exit_code == 0, result.output
+    assert "accuracy on validation:" in result.stdout
+    assert "equal answers" in result.stdout
+    task = __import__("tiny").task()
+    config = QatConfig(samples=64)
+    graph, _ = start_graph(base / "model.onnx", calibration(task.train, 64, 0), config)
+    before = [numpy_helper.to_array(t) for t in graph.proto.graph.initializer]
+    model = onnx.load(tmp_path / "qat/model.onnx")
+    after = [numpy_helper.to_array(t) for t in model.graph.initializer]
+    pairs = list(zip(before, after, strict=True))
+    moved = [(a != b).any() for a, b in pairs if a.dtype == np.int8 and a.ndim == 4]
+    assert len(moved) == 6
+    assert all(moved)
+    assert any((a != b).any() for a, b in pairs if a.dtype == np.float32 and a.ndim == 0)
+
+
+def test_of_two_models_the_better_one_stays(base: Path, tmp_path: Path) -> None:
+    """A rate that wrecks the model leaves the calibrated one."""
+    result = invoke(
+        *("qat", base, "epochs=1", "learning_rate=3", "optimizer=sgd", "samples=64"),
+        *("--out", tmp_path / "qat", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    evidence = json.loads(result.stdout)["evidence"]
+    assert evidence["kept"] == "calibrated"
+    found = json.loads((tmp_path / "qat/card.json").read_text())["metrics"]["validation"]
+    assert found["value"] == pytest.approx(evidence["validation"]["calibrated"], abs=0.03)
+
+
+def plain() -> nn.Module:
+    """A user's own model of plain layers, by reference: `test_quantization_aware:plain`."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(8, 8, 3, padding=1, groups=2),
+        nn.Hardswish(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 4),
+    )
+
+
+def test_a_users_own_model_is_trained_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    words = ("--data", "tiny:task", "epochs=1", "batch_size=24", "precision=fp32")
+    made = invoke("train", "test_quantization_aware:plain", *words, "--out", tmp_path / "own")
+    assert made.exit_code == 0, made.output
+    result = invoke("qat", tmp_path / "own", "epochs=1", "--out", tmp_path / "qat", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["evidence"]["operators"] == {
+        "Conv": {"int8 (static)": 2},
+        "Gemm": {"int8 (static)": 1},
+    }
+
+
+def test_what_it_refuses_it_says_in_one_line(base: Path, tmp_path: Path) -> None:
+    first = invoke("qat", base, "epochs=1", "samples=32", "--out", tmp_path / "qat")
+    assert first.exit_code == 0
+    orphan = invoke("qat", tmp_path / "qat/model.onnx", "--data", "tiny:task")
+    assert orphan.exit_code == 2
+    assert "is int8 already, and nothing says which fp32 model it came from" in orphan.stderr
+    odd = invoke("qat", base, "precision=bf16")
+    assert odd.exit_code == 2
+    assert "precision: fp32: in bf16 values would be rounded twice" in odd.stderr
+    with pytest.raises(RecipeError, match=r"qat: no setting 'epoch'.*Did you mean 'epochs'"):
+        parse_recipe(recipe({"qat": {"epoch": 1}}))
+    with pytest.raises(RecipeError, match=r"qat.teacher: no earlier stage 'trian'.*'train'"):
+        parse_recipe(recipe({"qat": {"teacher": "trian"}}))
+
+
+def test_a_recipe_says_all_of_its_settings(tmp_path: Path) -> None:
+    resolved = parse_recipe(recipe({"qat": {}})).resolved()
+    settings = yaml.safe_load(yaml.safe_dump(resolved))["stages"][1]["qat"]
+    assert settings["from"] == "train"
+    assert settings["teacher"] is None
+    assert settings["method"] == "auto"
+    assert (
+        QatConfig.model_validate(
+            {key: value for key, value in settings.items() if key not in ("name", "from")}
+        )
+        == QatConfig()
+    )
+
+
+def test_a_method_that_finds_nothing_is_no_success(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 1), nn.ReLU(), nn.Linear(1, 4))
+    path = tmp_path / "small.onnx"
+    task = __import__("tiny").task()
+    export(model, task.validation.typical(4), path)
+    config = QatConfig(method="dynamic")
+    with pytest.raises(NoEffect, match="no operator became int8 by method 'dynamic': it has Gemm"):
+        start_graph(path, calibration(task.train, 32, 0), config)

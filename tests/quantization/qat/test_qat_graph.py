@@ -1,0 +1,195 @@
+"""The graph in training against onnxruntime, for all three families."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+from onnx import numpy_helper
+
+from compress.data.task import Task
+from compress.errors import NoEffect
+from compress.export.graph import operators
+from compress.export.torch_to_onnx import export
+from compress.models.build import build
+from compress.models.references import resolve
+from compress.quantization.best import calibration
+from compress.quantization.preprocess import preprocess
+from compress.quantization.qat.check import compare, left_in_fp32, scale_summary
+from compress.quantization.qat.config import QatConfig
+from compress.quantization.qat.graph import QuantizedGraph
+from compress.quantization.qat.start import start_graph
+from compress.runtime.onnxruntime import Session
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small model of a family, its method by default, and what becomes int8 by it."""
+
+    model: str
+    settings: dict
+    task: str
+    method: str
+    operators: dict
+
+
+WIDE = {"width": 96, "heads": [3], "head_width": 32, "feed_forward": [192], "dropout": 0.0}
+CASES = {
+    "cnn": Case(
+        "cnn",
+        {"widths": [8, 16], "blocks": 1},
+        "task",
+        "static",
+        {"Conv": {"int8 (static)": 6}, "Gemm": {"int8 (static)": 1}},
+    ),
+    "lenet": Case(
+        "lenet",
+        {},
+        "task",
+        "static",
+        {"Conv": {"int8 (static)": 2}, "Gemm": {"int8 (static)": 3}},
+    ),
+    "bilstm": Case(
+        "bilstm",
+        {"widths": [24, 24]},
+        "sequences",
+        "dynamic",
+        {"Gemm": {"fp32": 1}, "LSTM": {"int8 (dynamic)": 2}},
+    ),
+    "convolution and lstm": Case(
+        "lstm",
+        {"widths": [32], "front_width": 16},
+        "sequences",
+        "static and dynamic",
+        {"Conv": {"int8 (static)": 1}, "Gemm": {"fp32": 1}, "LSTM": {"int8 (dynamic)": 1}},
+    ),
+    "gru": Case(
+        "gru",
+        {"widths": [64, 64]},
+        "sequences",
+        "step by step",
+        {"Gemm": {"fp32": 1}, "MatMul": {"fp32": 1, "int8 (dynamic)": 3}},
+    ),
+    "rnn": Case(
+        "rnn",
+        {"widths": [96], "bidirectional": True},
+        "sequences",
+        "step by step",
+        {"Gemm": {"fp32": 1}, "MatMul": {"fp32": 2, "int8 (dynamic)": 2}},
+    ),
+    "transformer": Case(
+        "transformer",
+        {**WIDE, "ngrams": {2: 64}, "wide": {1: 12}},
+        "tokens",
+        "dynamic",
+        {},
+    ),
+    "gpt": Case("gpt", {**WIDE, "positions": "sinusoidal"}, "language", "dynamic", {}),
+}
+
+
+def source(case: Case, task: Task, folder: Path) -> Path:
+    torch.manual_seed(0)
+    model = build(resolve(case.model, case.settings, task.facts)).eval()
+    for values in model.parameters():
+        values.detach().mul_(1.5)  # answers that differ, of a model that is not trained
+    export(model, task.validation.typical(8), folder / "fp32.onnx", sequences=task.sequences)
+    return folder / "fp32.onnx"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_fp32_graph_gives_what_onnxruntime_gives(tmp_path: Path, name: str) -> None:
+    """Without anything to round, the module and the file must agree to the last digits."""
+    task = getattr(tiny, CASES[name].task)()
+    prepared = tmp_path / "prepared.onnx"
+    preprocess(source(CASES[name], task, tmp_path), prepared)
+    inputs = task.validation.typical(6)
+    expected = Session(prepared).run(tuple(part.numpy() for part in inputs))
+    with torch.no_grad():
+        found = QuantizedGraph(onnx.load(prepared))(*inputs).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_int8_file_gives_what_the_graph_in_training_gives(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    task = getattr(tiny, case.task)()
+    samples = calibration(task.train, 64, 0)
+    graph, method = start_graph(source(case, task, tmp_path), samples, QatConfig())
+    assert method == case.method
+    for values in graph.parameters():  # as if trained: no value where calibration put it
+        values.detach().add_(torch.randn_like(values) * values.abs().mean() * 0.01)
+    for log in graph._log_scales:
+        log.detach().add_(torch.rand_like(log) * 0.2 - 0.1)
+    model = graph.learned()
+    onnx.save(model, tmp_path / "int8.onnx")
+    if case.operators:
+        assert operators(model) == case.operators
+    found = compare(graph, tmp_path / "int8.onnx", task.validation, labels=True)
+    assert found["mean_difference"] < 0.02
+    assert found["equal_answers"] >= 0.97
+
+
+@pytest.mark.parametrize("name", ["cnn", "bilstm", "gru", "transformer"])
+def test_untrained_it_is_the_file_that_calibration_made(tmp_path: Path, name: str) -> None:
+    """Weights come from fp32 and go back to the very integers that they were rounded to."""
+    case = CASES[name]
+    task = getattr(tiny, case.task)()
+    samples = calibration(task.train, 64, 0)
+    graph, _ = start_graph(source(case, task, tmp_path), samples, QatConfig())
+    before = {t.name: numpy_helper.to_array(t) for t in graph.proto.graph.initializer}
+    after = {t.name: numpy_helper.to_array(t) for t in graph.learned().graph.initializer}
+    assert before.keys() == after.keys()
+    for tensor, values in before.items():
+        assert after[tensor].dtype == values.dtype
+        np.testing.assert_allclose(after[tensor], values, rtol=1e-6, atol=1e-7, err_msg=tensor)
+
+
+def test_the_weights_in_training_are_the_fp32_ones(tmp_path: Path) -> None:
+    case, task = CASES["cnn"], tiny.task()
+    path = source(case, task, tmp_path)
+    graph, _ = start_graph(path, calibration(task.train, 64, 0), QatConfig())
+    preprocess(path, tmp_path / "prepared.onnx")
+    fp32 = [
+        numpy_helper.to_array(t) for t in onnx.load(tmp_path / "prepared.onnx").graph.initializer
+    ]
+    for name, weight in zip(graph.weight_names, graph.weights, strict=True):
+        if name in graph.points.weights:
+            found = weight.detach().numpy()
+            assert any(found.shape == w.shape and np.array_equal(found, w) for w in fp32), name
+
+
+def test_scales_are_learned_and_told(tmp_path: Path) -> None:
+    task = tiny.task()
+    samples = calibration(task.train, 64, 0)
+    graph, _ = start_graph(source(CASES["cnn"], task, tmp_path), samples, QatConfig())
+    graph(*task.train.typical(4)).square().sum().backward()
+    moved = [log.grad is not None and bool(log.grad.abs().sum() > 0) for log in graph._log_scales]
+    assert all(moved)
+    assert all(weight.grad is not None for weight in graph.weights)
+    assert scale_summary(graph) == {
+        "activations": {"tensors": 11, "median_change": 0.0, "largest_change": 0.0},
+        "weights": {"tensors": 7, "median_change": 0.0, "largest_change": 0.0},
+    }
+
+
+def test_what_stays_fp32_is_listed_with_its_reason(tmp_path: Path) -> None:
+    task = tiny.sequences()
+    samples = calibration(task.train, 64, 0)
+    graph, _ = start_graph(source(CASES["bilstm"], task, tmp_path), samples, QatConfig())
+    (head,) = left_in_fp32(graph.proto)
+    assert head["operator"] == "Gemm"
+    assert head["reason"] == "144 weights: int8 would cost more than it saves"
+
+
+def test_a_model_with_nothing_to_quantize_is_refused(tmp_path: Path) -> None:
+    task = tiny.task()
+    model = torch.nn.Sequential(torch.nn.AvgPool2d(6), torch.nn.Flatten())
+    export(model, task.validation.typical(4), tmp_path / "m.onnx")
+    with pytest.raises(NoEffect, match="no operator became int8 by method 'static': it has no"):
+        start_graph(tmp_path / "m.onnx", calibration(task.train, 32, 0), QatConfig())
