@@ -25,6 +25,7 @@ import onnx
 from compress.artifact import Artifact, load_artifact
 from compress.data.references import load_task
 from compress.data.task import Task
+from compress.errors import NoEffect
 from compress.export.graph import operators, shorten_names, strip
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure
@@ -98,7 +99,11 @@ def _calibrated(source: Path, task: Task, folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     samples = calibration(task.train, QatConfig().samples, 0)
     for method in ("static", "dynamic", "auto"):
-        graph, used = start_graph(source, samples, QatConfig(method=method))
+        try:
+            graph, used = start_graph(source, samples, QatConfig.model_validate({"method": method}))
+        except NoEffect as error:
+            print(error)
+            continue
         name = f"{used}, calibrated"
         found[name] = folder / f"{method}.onnx"
         model = shorten_names(strip(graph.proto))

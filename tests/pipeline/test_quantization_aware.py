@@ -37,7 +37,7 @@ def recipe(*stages: dict[str, Any]) -> dict[str, Any]:
     return {
         "task": "tiny:task",
         "model": {"name": "cnn-small", "widths": [8, 16], "blocks": 1},
-        "budget": {"max_drop": 0.3},
+        "budget": {"max_drop": 0.3, "minimise": "size"},
         "stages": [{"train": {**FIT, "epochs": 3}}, *stages, {"benchmark": BENCH}],
     }
 

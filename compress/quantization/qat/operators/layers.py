@@ -130,9 +130,20 @@ def _max_pool(
 ) -> Tensor:
     dims = x.dim() - 2
     strides, dilations = strides or [1] * dims, dilations or [1] * dims
-    x = _padded(x, pads, auto_pad, _window(kernel_shape, dilations), strides, -torch.inf)
-    found: Tensor = _MAX_POOLS[dims](x, kernel_shape, strides, 0, dilations, bool(ceil_mode))
-    return found
+    bare = _padded(x, pads, auto_pad, _window(kernel_shape, dilations), strides, -torch.inf)
+    found: Tensor = _MAX_POOLS[dims](bare, kernel_shape, strides, 0, dilations, bool(ceil_mode))
+    return _without_border(found, x, pads, strides) if ceil_mode else found
+
+
+def _without_border(
+    pooled: Tensor, x: Tensor, pads: Sequence[int] | None, strides: Sequence[int]
+) -> Tensor:
+    """Without the windows that begin behind x: they see its border alone."""
+    for dim, stride in enumerate(strides):
+        first = pads[dim] if pads is not None else 0
+        windows = -(-(x.shape[dim + 2] + first) // stride)
+        pooled = pooled.narrow(dim + 2, 0, min(windows, pooled.shape[dim + 2]))
+    return pooled
 
 
 def _average_pool(

@@ -144,9 +144,9 @@ def _read(
     own, state, bias = weights
     assert own is not None
     assert state is not None
-    odd = {"clip", "input_forget", "activation_alpha"} & attributes.keys()
+    odd = any(attributes.get(name) for name in ("clip", "input_forget", "layout"))
     named = attributes.get("activations", list(expected) * len(own))
-    if odd or attributes.get("layout", 0) or list(named) != list(expected) * len(own):
+    if odd or "activation_alpha" in attributes or list(named) != list(expected) * len(own):
         raise InputError(
             "a recurrent layer with other activations, a clip or another layout cannot be "
             "trained; leave such a model to PTQ."
