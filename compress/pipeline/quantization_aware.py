@@ -59,7 +59,7 @@ def train_quantized(
     if config.patience and trained < calibrated:
         graph.load_state_dict(start)
     found = strip(graph.learned())
-    evidence = {"left_in_fp32": left_in_fp32(found), "operators": operators(found)}
+    evidence: dict[str, Any] = {"left_in_fp32": left_in_fp32(found), "operators": operators(found)}
     (scratch / ONNX).write_bytes(shorten_names(found).SerializeToString())
     evidence |= {
         "method": method,

@@ -56,7 +56,7 @@ def fake_quantize(
     """
     low, high = limits[0] - zero_point, limits[1] - zero_point
     gradient_scale = 1 / math.sqrt(shared_by * max(high, -low))
-    found: Tensor = _FakeQuantize.apply(x, scale, low, high, gradient_scale)
+    found: Tensor = _FakeQuantize.apply(x, scale, low, high, gradient_scale)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -72,7 +72,7 @@ class _StraightThrough(torch.autograd.Function):
 
 def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
     """`rounded`, with a gradient as if it were x (Bengio et al., 2013, arXiv:1308.3432)."""
-    found: Tensor = _StraightThrough.apply(x, rounded)
+    found: Tensor = _StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
     return found
 
 

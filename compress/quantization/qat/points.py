@@ -231,12 +231,12 @@ class _Reader:
             if user.op_type in ("Gather", "Cast"):
                 return self._behind(user)
             if user.op_type == "DequantizeLinear":
-                return user.input[1]
+                return str(user.input[1])
             if user.op_type == "Mul":
                 other = user.input[1] if user.input[0] == node.output[0] else user.input[0]
                 made = self.makers.get(other)
                 other = made.input[0] if made is not None and made.op_type == "Gather" else other
-                return other if other in self.values else ""
+                return str(other) if other in self.values else ""
         return ""
 
     def _bias(self, node: NodeProto) -> StoredBias:

@@ -12,10 +12,12 @@ from compress.errors import InputError
 from compress.quantization.qat.fake_quantize import quantize_by_range
 from compress.quantization.qat.operators.elementwise import Operator
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_AVERAGE_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+#: torch's own signatures differ by dimension in what they call a sequence.
+_ByDimension = dict[int, Callable[..., Tensor]]
+_CONVOLUTIONS: _ByDimension = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: _ByDimension = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_MAX_POOLS: _ByDimension = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_AVERAGE_POOLS: _ByDimension = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def _padded(
@@ -63,7 +65,7 @@ def _conv(
     if pads is not None and list(pads[:dims]) == list(pads[dims:]):
         border, pads = pads[:dims], None  # torch's own border is faster than one that is added
     x = _padded(x, pads, auto_pad, _window(weight.shape[2:], dilations), strides)
-    found: Tensor = _CONVOLUTIONS[dims](x, weight, bias, strides, border, dilations, group)
+    found = _CONVOLUTIONS[dims](x, weight, bias, strides, border, dilations, group)
     return found
 
 
@@ -86,7 +88,7 @@ def _conv_transpose(
     strides, dilations = strides or [1] * dims, dilations or [1] * dims
     extra = output_padding or [0] * dims
     compute = _TRANSPOSED[dims]
-    found: Tensor = compute(x, weight, bias, strides, pads[:dims], extra, group, dilations)
+    found = compute(x, weight, bias, strides, pads[:dims], extra, group, dilations)
     return found
 
 
@@ -131,7 +133,7 @@ def _max_pool(
     dims = x.dim() - 2
     strides, dilations = strides or [1] * dims, dilations or [1] * dims
     bare = _padded(x, pads, auto_pad, _window(kernel_shape, dilations), strides, -torch.inf)
-    found: Tensor = _MAX_POOLS[dims](bare, kernel_shape, strides, 0, dilations, bool(ceil_mode))
+    found = _MAX_POOLS[dims](bare, kernel_shape, strides, 0, dilations, bool(ceil_mode))
     return _without_border(found, x, pads, strides) if ceil_mode else found
 
 
@@ -160,11 +162,11 @@ def _average_pool(
     strides = strides or [1] * dims
     compute = _AVERAGE_POOLS[dims]
     bare = _padded(x, pads, auto_pad, kernel_shape, strides)
-    found: Tensor = compute(bare, kernel_shape, strides, 0, bool(ceil_mode))
+    found = compute(bare, kernel_shape, strides, 0, bool(ceil_mode))
     if bare is x or count_include_pad:
         return found
     ones = _padded(torch.ones_like(x), pads, auto_pad, kernel_shape, strides)
-    share: Tensor = compute(ones, kernel_shape, strides, 0, bool(ceil_mode))
+    share = compute(ones, kernel_shape, strides, 0, bool(ceil_mode))
     return found / share
 
 
@@ -219,9 +221,9 @@ def _attention(
     """ONNX's own, on (batch, time, heads · head width), as `quantization.fusion` makes it."""
     if q_num_heads != kv_num_heads or query.dim() != 3:
         raise InputError("Attention with shared keys, or on 4 dimensions, cannot be trained.")
-    parts = (part.unflatten(2, (q_num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+    heads = [part.unflatten(2, (q_num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
     mixed = F.scaled_dot_product_attention(
-        *parts, attn_mask=mask, is_causal=bool(is_causal), scale=scale
+        heads[0], heads[1], heads[2], mask, is_causal=bool(is_causal), scale=scale
     )
     return mixed.transpose(1, 2).flatten(2)
 

@@ -58,7 +58,8 @@ def _split(
     """`num_outputs` is always given here: the number of the node's outputs."""
     named = sizes if sizes is not None else split
     each = -(-x.shape[axis] // num_outputs)
-    return x.split(each if named is None else _numbers(named), axis)
+    parts: tuple[Tensor, ...] = x.split(each if named is None else _numbers(named), axis)
+    return parts
 
 
 def _slice(
