@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tiny
 import torch
 import yaml
 from onnx import numpy_helper
@@ -18,14 +19,18 @@ from typer.testing import CliRunner
 from compress.artifact import load_artifact
 from compress.cli.app import app
 from compress.data.task import Task
-from compress.errors import ArtifactError, NoEffect, RecipeError
+from compress.errors import ArtifactError, InputError, NoEffect, RecipeError
 from compress.export.torch_to_onnx import export
+from compress.measure.config import BenchConfig
 from compress.measure.quality import run_onnx
 from compress.pipeline import run
+from compress.pipeline.context import Context, Inputs
+from compress.pipeline.runner import make_artifact
+from compress.progress import Progress, quiet
 from compress.quantization.best import calibration
 from compress.quantization.qat.config import QatConfig
 from compress.quantization.qat.start import start_graph
-from compress.recipe import parse_recipe
+from compress.recipe import BudgetConfig, Stage, parse_recipe
 from compress.runtime.onnxruntime import Session
 from compress.training import loop
 
@@ -51,11 +56,10 @@ def test_in_a_recipe_it_leaves_an_int8_file_and_says_what_it_did(tmp_path: Path)
         {"prune": {"ratio": 0.3, "round_to": 4, "epochs": 1, **FIT}},  # leaves a plan
         {"qat": {"epochs": 2, "batch_size": 24, "samples": 32}},
         {"qat": {"name": "labels", "from": "train", "alpha": 0, "epochs": 1, "samples": 32}},
-        {"quantize": {"method": "static", "from": "train", "samples": 32}},
-        {"qat": {"name": "further", "teacher": "train", "epochs": 1, "batch_size": 24}},
+        {"qat": {"name": "further", "from": "qat", "teacher": "train", "epochs": 1}},
     )
     outcome = run(parse_recipe(plan), tmp_path / "run")
-    assert {arm.name for arm in outcome.report.arms} >= {"3-qat", "4-labels", "6-further"}
+    assert {arm.name for arm in outcome.report.arms} >= {"3-qat", "4-labels", "5-further"}
     card = load_artifact(tmp_path / "run/3-qat").card
     evidence = card.evidence
     assert evidence["method"] == "static"
@@ -70,7 +74,7 @@ def test_in_a_recipe_it_leaves_an_int8_file_and_says_what_it_did(tmp_path: Path)
     assert evidence["size_bytes"][1] < evidence["size_bytes"][0]
     assert card.files.keys() == {"model.onnx"}
     others = [
-        load_artifact(tmp_path / "run" / name).card.evidence for name in ("4-labels", "6-further")
+        load_artifact(tmp_path / "run" / name).card.evidence for name in ("4-labels", "5-further")
     ]
     assert [(other["method"], other["taught_by"]) for other in others] == [
         ("static", "labels"),
@@ -80,37 +84,54 @@ def test_in_a_recipe_it_leaves_an_int8_file_and_says_what_it_did(tmp_path: Path)
         load_artifact(tmp_path / "run/3-qat").load_model()
 
 
-def test_a_run_that_was_stopped_goes_on_and_ends_as_an_unbroken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def make(base: Path, folder: Path, progress: Progress = quiet) -> Path:
+    """The stage alone, as runner and command line call it; returns its ONNX file."""
+    parent = load_artifact(base)
+    context = Context(
+        task=tiny.task(),
+        data="tiny:task",
+        model={},
+        budget=BudgetConfig(),
+        bench=BenchConfig(),
+        seed=0,
+        device="cpu",
+        cache=folder.with_name("cache"),
+        progress=progress,
+    )
+    config = QatConfig(epochs=3, batch_size=24, samples=32)
+    inputs = Inputs(parent=parent, baseline=parent)
+    stage = Stage("qat", "qat", None, config)
+    return make_artifact(folder, stage, inputs, context, "k" * 64, {}).onnx
+
+
+def test_training_that_was_stopped_goes_on_and_ends_as_unbroken(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY", -1.0)
-    plan = parse_recipe(recipe({"qat": {"epochs": 3, "batch_size": 24, "samples": 32}}))
+    whole = make(base, tmp_path / "whole")
+    seen: list[int] = []
 
     def stop(label: str, done: int, total: int) -> None:
         if label == "quantization-aware training" and done > 2 * total // 3:
             raise KeyboardInterrupt
-
-    seen: list[int] = []
 
     def watch(label: str, done: int, total: int) -> None:
         if label == "quantization-aware training":
             seen.append(done)
 
     with pytest.raises(KeyboardInterrupt):
-        run(plan, tmp_path / "stopped", progress=stop)
-    run(plan, tmp_path / "stopped", progress=watch)
-    run(plan, tmp_path / "whole")
-    assert seen[0] > 1  # the first epochs were not done again
-    files = [tmp_path / name / "2-qat/model.onnx" for name in ("stopped", "whole")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+        make(base, tmp_path / "stopped", stop)
+    resumed = make(base, tmp_path / "stopped", watch)
+    assert seen[0] == 11  # two epochs of five steps were not done again
+    assert resumed.read_bytes() == whole.read_bytes()
 
 
 def uneven(model: nn.Module) -> nn.Module:
-    """The same function, with a channel in each block that is 64 times as large as the others."""
+    """The same function, with a channel in each block that is 256 times as large as the others."""
     for block in (module for module in model.modules() if hasattr(module, "conv2")):
-        block.norm1.weight.data[0] *= 64
-        block.norm1.bias.data[0] *= 64
-        block.conv2.weight.data[:, 0] /= 64
+        block.norm1.weight.data[0] *= 256
+        block.norm1.bias.data[0] *= 256
+        block.conv2.weight.data[:, 0] /= 256
     return model
 
 
@@ -131,8 +152,8 @@ def test_it_wins_back_what_calibration_alone_loses(
         evidence["validation"][key] for key in ("before", "calibrated", "trained")
     )
     assert before >= 0.95
-    assert calibrated <= before - 0.1
-    assert after >= before - 0.03
+    assert calibrated <= before - 0.5
+    assert after >= before - 0.05
     assert evidence["kept"] == "trained"
     outputs = run_onnx(Session(tmp_path / "qat/model.onnx"), tiny_task.validation)
     right = (outputs.argmax(axis=1) == tiny_task.validation.targets.numpy()).mean()
@@ -144,7 +165,7 @@ def test_training_moves_integers_and_scales_of_the_file(base: Path, tmp_path: Pa
     assert result.exit_code == 0, result.output
     assert "accuracy on validation:" in result.stdout
     assert "equal answers" in result.stdout
-    task = __import__("tiny").task()
+    task = tiny.task()
     config = QatConfig(samples=64)
     graph, _ = start_graph(base / "model.onnx", calibration(task.train, 64, 0), config)
     before = [numpy_helper.to_array(t) for t in graph.proto.graph.initializer]
@@ -200,11 +221,11 @@ def test_what_it_refuses_it_says_in_one_line(base: Path, tmp_path: Path) -> None
     first = invoke("qat", base, "epochs=1", "samples=32", "--out", tmp_path / "qat")
     assert first.exit_code == 0
     orphan = invoke("qat", tmp_path / "qat/model.onnx", "--data", "tiny:task")
-    assert orphan.exit_code == 2
-    assert "is int8 already, and nothing says which fp32 model it came from" in orphan.stderr
+    assert isinstance(orphan.exception, InputError)
+    assert "is int8 already, and nothing says which fp32 model it" in str(orphan.exception)
     odd = invoke("qat", base, "precision=bf16")
-    assert odd.exit_code == 2
-    assert "precision: fp32: in bf16 values would be rounded twice" in odd.stderr
+    assert isinstance(odd.exception, RecipeError)
+    assert "precision: fp32: in bf16 values would be rounded twice" in str(odd.exception)
     with pytest.raises(RecipeError, match=r"qat: no setting 'epoch'.*Did you mean 'epochs'"):
         parse_recipe(recipe({"qat": {"epoch": 1}}))
     with pytest.raises(RecipeError, match=r"qat.teacher: no earlier stage 'trian'.*'train'"):
@@ -229,7 +250,7 @@ def test_a_method_that_finds_nothing_is_no_success(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(144, 1), nn.ReLU(), nn.Linear(1, 4))
     path = tmp_path / "small.onnx"
-    task = __import__("tiny").task()
+    task = tiny.task()
     export(model, task.validation.typical(4), path)
     config = QatConfig(method="dynamic")
     with pytest.raises(NoEffect, match="no operator became int8 by method 'dynamic': it has Gemm"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import tiny
 import torch
 from onnx import numpy_helper
 
-from compress.data.task import Task
 from compress.errors import NoEffect
 from compress.export.graph import operators
 from compress.export.torch_to_onnx import export
@@ -93,21 +93,38 @@ CASES = {
 }
 
 
-def source(case: Case, task: Task, folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The ONNX file of a case, exported when it is first asked for."""
+    folder = tmp_path_factory.mktemp("sources")
+
+    def find(name: str) -> Path:
+        path = folder / name / "fp32.onnx"
+        if not path.is_file():
+            path.parent.mkdir()
+            _export(CASES[name], path)
+        return path
+
+    return find
+
+
+def _export(case: Case, path: Path) -> None:
     torch.manual_seed(0)
+    task = getattr(tiny, case.task)()
     model = build(resolve(case.model, case.settings, task.facts)).eval()
     for values in model.parameters():
         values.detach().mul_(1.5)  # answers that differ, of a model that is not trained
-    export(model, task.validation.typical(8), folder / "fp32.onnx", sequences=task.sequences)
-    return folder / "fp32.onnx"
+    export(model, task.validation.typical(8), path, sequences=task.sequences)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_fp32_graph_gives_what_onnxruntime_gives(tmp_path: Path, name: str) -> None:
+def test_a_fp32_graph_gives_what_onnxruntime_gives(
+    sources: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
     """Without anything to round, the module and the file must agree to the last digits."""
     task = getattr(tiny, CASES[name].task)()
     prepared = tmp_path / "prepared.onnx"
-    preprocess(source(CASES[name], task, tmp_path), prepared)
+    preprocess(sources(name), prepared)
     inputs = task.validation.typical(6)
     expected = Session(prepared).run(tuple(part.numpy() for part in inputs))
     with torch.no_grad():
@@ -116,11 +133,13 @@ def test_a_fp32_graph_gives_what_onnxruntime_gives(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_int8_file_gives_what_the_graph_in_training_gives(tmp_path: Path, name: str) -> None:
+def test_the_int8_file_gives_what_the_graph_in_training_gives(
+    sources: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
     case = CASES[name]
     task = getattr(tiny, case.task)()
     samples = calibration(task.train, 64, 0)
-    graph, method = start_graph(source(case, task, tmp_path), samples, QatConfig())
+    graph, method = start_graph(sources(name), samples, QatConfig())
     assert method == case.method
     for values in graph.parameters():  # as if trained: no value where calibration put it
         values.detach().add_(torch.randn_like(values) * values.abs().mean() * 0.01)
@@ -136,12 +155,14 @@ def test_the_int8_file_gives_what_the_graph_in_training_gives(tmp_path: Path, na
 
 
 @pytest.mark.parametrize("name", ["cnn", "bilstm", "gru", "transformer"])
-def test_untrained_it_is_the_file_that_calibration_made(tmp_path: Path, name: str) -> None:
+def test_untrained_it_is_the_file_that_calibration_made(
+    sources: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
     """Weights come from fp32 and go back to the very integers that they were rounded to."""
     case = CASES[name]
     task = getattr(tiny, case.task)()
     samples = calibration(task.train, 64, 0)
-    graph, _ = start_graph(source(case, task, tmp_path), samples, QatConfig())
+    graph, _ = start_graph(sources(name), samples, QatConfig())
     before = {t.name: numpy_helper.to_array(t) for t in graph.proto.graph.initializer}
     after = {t.name: numpy_helper.to_array(t) for t in graph.learned().graph.initializer}
     assert before.keys() == after.keys()
@@ -150,9 +171,10 @@ def test_untrained_it_is_the_file_that_calibration_made(tmp_path: Path, name: st
         np.testing.assert_allclose(after[tensor], values, rtol=1e-6, atol=1e-7, err_msg=tensor)
 
 
-def test_the_weights_in_training_are_the_fp32_ones(tmp_path: Path) -> None:
-    case, task = CASES["cnn"], tiny.task()
-    path = source(case, task, tmp_path)
+def test_the_weights_in_training_are_the_fp32_ones(
+    sources: Callable[[str], Path], tmp_path: Path
+) -> None:
+    task, path = tiny.task(), sources("cnn")
     graph, _ = start_graph(path, calibration(task.train, 64, 0), QatConfig())
     preprocess(path, tmp_path / "prepared.onnx")
     fp32 = [
@@ -164,10 +186,10 @@ def test_the_weights_in_training_are_the_fp32_ones(tmp_path: Path) -> None:
             assert any(found.shape == w.shape and np.array_equal(found, w) for w in fp32), name
 
 
-def test_scales_are_learned_and_told(tmp_path: Path) -> None:
+def test_scales_are_learned_and_told(sources: Callable[[str], Path], tmp_path: Path) -> None:
     task = tiny.task()
     samples = calibration(task.train, 64, 0)
-    graph, _ = start_graph(source(CASES["cnn"], task, tmp_path), samples, QatConfig())
+    graph, _ = start_graph(sources("cnn"), samples, QatConfig())
     graph(*task.train.typical(4)).square().sum().backward()
     moved = [log.grad is not None and bool(log.grad.abs().sum() > 0) for log in graph._log_scales]
     assert all(moved)
@@ -178,10 +200,12 @@ def test_scales_are_learned_and_told(tmp_path: Path) -> None:
     }
 
 
-def test_what_stays_fp32_is_listed_with_its_reason(tmp_path: Path) -> None:
+def test_what_stays_fp32_is_listed_with_its_reason(
+    sources: Callable[[str], Path], tmp_path: Path
+) -> None:
     task = tiny.sequences()
     samples = calibration(task.train, 64, 0)
-    graph, _ = start_graph(source(CASES["bilstm"], task, tmp_path), samples, QatConfig())
+    graph, _ = start_graph(sources("bilstm"), samples, QatConfig())
     (head,) = left_in_fp32(graph.proto)
     assert head["operator"] == "Gemm"
     assert head["reason"] == "144 weights: int8 would cost more than it saves"

@@ -65,8 +65,7 @@ def _conv(
     if pads is not None and list(pads[:dims]) == list(pads[dims:]):
         border, pads = pads[:dims], None  # torch's own border is faster than one that is added
     x = _padded(x, pads, auto_pad, _window(weight.shape[2:], dilations), strides)
-    found = _CONVOLUTIONS[dims](x, weight, bias, strides, border, dilations, group)
-    return found
+    return _CONVOLUTIONS[dims](x, weight, bias, strides, border, dilations, group)
 
 
 def _conv_transpose(
@@ -88,8 +87,7 @@ def _conv_transpose(
     strides, dilations = strides or [1] * dims, dilations or [1] * dims
     extra = output_padding or [0] * dims
     compute = _TRANSPOSED[dims]
-    found = compute(x, weight, bias, strides, pads[:dims], extra, group, dilations)
-    return found
+    return compute(x, weight, bias, strides, pads[:dims], extra, group, dilations)
 
 
 def _gemm(
