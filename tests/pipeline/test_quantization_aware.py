@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from torch import nn
 from typer.testing import CliRunner
 
-from compress.artifact import load_artifact
+from compress.artifact import Artifact, load_artifact
 from compress.cli.app import app
 from compress.data.task import Task
 from compress.errors import ArtifactError, InputError, NoEffect, RecipeError
@@ -55,11 +55,9 @@ def test_in_a_recipe_it_leaves_an_int8_file_and_says_what_it_did(tmp_path: Path)
     plan = recipe(
         {"prune": {"ratio": 0.3, "round_to": 4, "epochs": 1, **FIT}},  # leaves a plan
         {"qat": {"epochs": 2, "batch_size": 24, "samples": 32}},
-        {"qat": {"name": "labels", "from": "train", "alpha": 0, "epochs": 1, "samples": 32}},
-        {"qat": {"name": "further", "from": "qat", "teacher": "train", "epochs": 1}},
     )
     outcome = run(parse_recipe(plan), tmp_path / "run")
-    assert {arm.name for arm in outcome.report.arms} >= {"3-qat", "4-labels", "5-further"}
+    assert [arm.name for arm in outcome.report.arms] == ["1-train", "2-prune", "3-qat"]
     card = load_artifact(tmp_path / "run/3-qat").card
     evidence = card.evidence
     assert evidence["method"] == "static"
@@ -73,19 +71,18 @@ def test_in_a_recipe_it_leaves_an_int8_file_and_says_what_it_did(tmp_path: Path)
     assert evidence["scales"]["weights"]["largest_change"] > 0
     assert evidence["size_bytes"][1] < evidence["size_bytes"][0]
     assert card.files.keys() == {"model.onnx"}
-    others = [
-        load_artifact(tmp_path / "run" / name).card.evidence for name in ("4-labels", "5-further")
-    ]
-    assert [(other["method"], other["taught_by"]) for other in others] == [
-        ("static", "labels"),
-        ("as it came in", "train"),
-    ]
     with pytest.raises(ArtifactError, match="holds an ONNX file and no torch weights"):
         load_artifact(tmp_path / "run/3-qat").load_model()
 
 
-def make(base: Path, folder: Path, progress: Progress = quiet) -> Path:
-    """The stage alone, as runner and command line call it; returns its ONNX file."""
+def make(
+    base: Path,
+    folder: Path,
+    progress: Progress = quiet,
+    teacher: Path | None = None,
+    **settings: Any,
+) -> Artifact:
+    """The stage alone, as runner and command line call it."""
     parent = load_artifact(base)
     context = Context(
         task=tiny.task(),
@@ -98,10 +95,23 @@ def make(base: Path, folder: Path, progress: Progress = quiet) -> Path:
         cache=folder.with_name("cache"),
         progress=progress,
     )
-    config = QatConfig(epochs=3, batch_size=24, samples=32)
-    inputs = Inputs(parent=parent, baseline=parent)
+    config = QatConfig(**{"epochs": 3, "batch_size": 24, "samples": 32, **settings})
+    taught = load_artifact(teacher) if teacher else None
+    inputs = Inputs(parent=parent, baseline=parent, teacher_artifact=taught)
     stage = Stage("qat", "qat", None, config)
-    return make_artifact(folder, stage, inputs, context, "k" * 64, {}).onnx
+    return make_artifact(folder, stage, inputs, context, "k" * 64, {})
+
+
+def test_labels_teach_without_a_teacher_and_an_int8_model_trains_on(
+    base: Path, tmp_path: Path
+) -> None:
+    first = make(base, tmp_path / "labels", epochs=1, alpha=0)
+    assert (first.card.evidence["method"], first.card.evidence["taught_by"]) == ("static", "labels")
+    further = make(first.folder, tmp_path / "further", epochs=1, teacher=base)
+    evidence = further.card.evidence
+    assert (evidence["method"], evidence["taught_by"]) == ("as it came in", "train")
+    assert evidence["operators"] == first.card.evidence["operators"]
+    assert evidence["size_bytes"] == [first.onnx.stat().st_size] * 2
 
 
 def test_training_that_was_stopped_goes_on_and_ends_as_unbroken(
@@ -123,7 +133,7 @@ def test_training_that_was_stopped_goes_on_and_ends_as_unbroken(
         make(base, tmp_path / "stopped", stop)
     resumed = make(base, tmp_path / "stopped", watch)
     assert seen[0] == 11  # two epochs of five steps were not done again
-    assert resumed.read_bytes() == whole.read_bytes()
+    assert resumed.onnx.read_bytes() == whole.onnx.read_bytes()
 
 
 def uneven(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ class QatConfig(FitConfig):
     Attributes:
         method: "static" (int8 weights and activations, QDQ), "dynamic" (activations quantized at
             run time), "static and dynamic" (convolutions the one way, LSTM and products the
-            other), "step by step" (also GRU and RNN, dynamic), "weight-only", or "auto": what the
+            other), "step by step" (GRU and RNN like LSTM), "weight-only", or "auto": what the
             model's operators gain from. Without effect where the model is int8 already: then its
             own scales are trained.
         teacher: name of an earlier stage, an artifact folder, or an ONNX file; the fp32 model that

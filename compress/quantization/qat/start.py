@@ -42,12 +42,11 @@ def start_graph(
     if is_int8(load_onnx(source)):
         return QuantizedGraph(onnx.load(source)), "as it came in"
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prepared, target = folder / "prepared.onnx", folder / "quantized.onnx"
+        prepared, target = Path(name) / "prepared.onnx", Path(name) / "quantized.onnx"
         preprocess(source, prepared)
         method = config.method if config.method != "auto" else _method(prepared)
         if method in ("dynamic", "static"):
-            prepared = _fused(prepared, folder, samples[0])
+            prepared = _fused(prepared, samples[0])
         try:
             _quantize(prepared, target, method, samples, config)
         except CompressError:
@@ -55,14 +54,13 @@ def start_graph(
         except Exception as error:  # onnxruntime's quantizers raise whatever they meet
             line = str(error).strip().partition("\n")[0] or type(error).__name__
             raise InputError(f"{source}: cannot be quantized by '{method}': {line}") from error
-        quantized = load_onnx(target)
-        if not is_int8(quantized):
-            raise NoEffect(
-                f"{source}: no operator became int8 by method '{method}': "
-                f"{_reason(quantized)} Try another method, or leave this model in fp32."
-            )
-        originals = constants(lift_constants(onnx.load(prepared)).graph)
-        return QuantizedGraph(quantized, originals), method
+        quantized, originals = load_onnx(target), lift_constants(onnx.load(prepared))
+    if not is_int8(quantized):
+        raise NoEffect(
+            f"{source}: no operator became int8 by method '{method}': {_reason(quantized)} "
+            "Try another method, or leave this model in fp32."
+        )
+    return QuantizedGraph(quantized, constants(originals.graph)), method
 
 
 def is_int8(model: ModelProto) -> bool:
@@ -71,20 +69,20 @@ def is_int8(model: ModelProto) -> bool:
 
 
 def _method(prepared: Path) -> str:
-    """What the model's operators gain from, see MEASURED in `quantization.candidates`."""
+    """What the model's operators gain from, see `quantization.candidates`."""
     kinds = [node.op_type for node in load_onnx(prepared).graph.node]
     products = sum(kinds.count(kind) for kind in _PRODUCTS)
     if {"GRU", "RNN"} & set(kinds):
         return "step by step"
     if "Conv" in kinds:
-        return "static and dynamic" if "LSTM" in kinds or "Softmax" in kinds else "static"
-    return "dynamic" if products or "LSTM" in kinds else "static"
+        return "static and dynamic" if "LSTM" in kinds or products >= _MANY else "static"
+    return "dynamic"
 
 
-def _fused(prepared: Path, folder: Path, sample: Feeds) -> Path:
+def _fused(prepared: Path, sample: Feeds) -> Path:
     """With attention as one operator, where there is any; see `quantization.fusion`."""
     kinds = [node.op_type for node in load_onnx(prepared).graph.node]
-    fused = folder / "fused.onnx"
+    fused = prepared.with_name("fused.onnx")
     many = sum(kinds.count(kind) for kind in _PRODUCTS) >= _MANY
     return fused if many and fuse(prepared, fused, sample) else prepared
 
@@ -103,13 +101,13 @@ def _quantize(
         # The pieces between products lose accuracy in int8, and time to be converted.
         kinds = () if convolutions else _PRODUCTS
         quantize_static_int8(prepared, target, samples, static, kinds=kinds)
-    elif method == "static and dynamic":
-        half = prepared.with_name("half.onnx")
-        quantize_static_int8(prepared, half, samples, static, kinds=("Conv",))
-        quantize_dynamic_int8(half, target, per_channel=config.per_channel)
     elif method == "weight-only":
         quantize_weights(prepared, target)
     else:
+        if convolutions and method != "dynamic":
+            half = prepared.with_name("half.onnx")
+            quantize_static_int8(prepared, half, samples, static, kinds=("Conv",))
+            prepared = half
         by_step = method == "step by step"
         quantize_dynamic_int8(prepared, target, per_channel=config.per_channel, by_step=by_step)
 
