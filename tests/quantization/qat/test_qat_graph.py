@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from compress.quantization.qat.graph import QuantizedGraph
 from compress.quantization.qat.start import start_graph
 from compress.runtime.onnxruntime import Session
 
+Start = Callable[[str], tuple[QuantizedGraph, str]]
+
 
 @dataclass(frozen=True)
 class Case:
@@ -46,13 +49,6 @@ CASES = {
         "task",
         "static",
         {"Conv": {"int8 (static)": 6}, "Gemm": {"int8 (static)": 1}},
-    ),
-    "strided": Case(
-        "cnn-tiny",
-        {"widths": [8, 8], "kernels": [3, 3], "strides": [2, 2], "paddings": [1, 1], "hidden": 16},
-        "task",
-        "static",
-        {"Conv": {"int8 (static)": 2}, "Gemm": {"int8 (static)": 2}},
     ),
     "bilstm": Case(
         "bilstm",
@@ -108,6 +104,20 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="module")
+def started(sources: Callable[[str], Path]) -> Start:
+    """A copy of the graph that training starts from, and the method that it was quantized by."""
+    found: dict[str, tuple[QuantizedGraph, str]] = {}
+
+    def start(name: str) -> tuple[QuantizedGraph, str]:
+        if name not in found:
+            samples = calibration(getattr(tiny, CASES[name].task)().train, 64, 0)
+            found[name] = start_graph(sources(name), samples, QatConfig())
+        return copy.deepcopy(found[name])
+
+    return start
+
+
 def _export(case: Case, path: Path) -> None:
     torch.manual_seed(0)
     task = getattr(tiny, case.task)()
@@ -134,12 +144,11 @@ def test_a_fp32_graph_gives_what_onnxruntime_gives(
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_int8_file_gives_what_the_graph_in_training_gives(
-    sources: Callable[[str], Path], tmp_path: Path, name: str
+    started: Start, tmp_path: Path, name: str
 ) -> None:
     case = CASES[name]
     task = getattr(tiny, case.task)()
-    samples = calibration(task.train, 64, 0)
-    graph, method = start_graph(sources(name), samples, QatConfig())
+    graph, method = started(name)
     assert method == case.method
     for values in graph.parameters():  # as if trained: no value where calibration put it
         values.detach().add_(torch.randn_like(values) * values.abs().mean() * 0.01)
@@ -156,13 +165,10 @@ def test_the_int8_file_gives_what_the_graph_in_training_gives(
 
 @pytest.mark.parametrize("name", ["cnn", "bilstm", "gru", "transformer"])
 def test_untrained_it_is_the_file_that_calibration_made(
-    sources: Callable[[str], Path], tmp_path: Path, name: str
+    started: Start, tmp_path: Path, name: str
 ) -> None:
     """Weights come from fp32 and go back to the very integers that they were rounded to."""
-    case = CASES[name]
-    task = getattr(tiny, case.task)()
-    samples = calibration(task.train, 64, 0)
-    graph, _ = start_graph(sources(name), samples, QatConfig())
+    graph, _ = started(name)
     before = {t.name: numpy_helper.to_array(t) for t in graph.proto.graph.initializer}
     after = {t.name: numpy_helper.to_array(t) for t in graph.learned().graph.initializer}
     assert before.keys() == after.keys()
@@ -172,11 +178,10 @@ def test_untrained_it_is_the_file_that_calibration_made(
 
 
 def test_the_weights_in_training_are_the_fp32_ones(
-    sources: Callable[[str], Path], tmp_path: Path
+    sources: Callable[[str], Path], started: Start, tmp_path: Path
 ) -> None:
-    task, path = tiny.task(), sources("cnn")
-    graph, _ = start_graph(path, calibration(task.train, 64, 0), QatConfig())
-    preprocess(path, tmp_path / "prepared.onnx")
+    graph, _ = started("cnn")
+    preprocess(sources("cnn"), tmp_path / "prepared.onnx")
     fp32 = [
         numpy_helper.to_array(t) for t in onnx.load(tmp_path / "prepared.onnx").graph.initializer
     ]
@@ -186,11 +191,9 @@ def test_the_weights_in_training_are_the_fp32_ones(
             assert any(found.shape == w.shape and np.array_equal(found, w) for w in fp32), name
 
 
-def test_scales_are_learned_and_told(sources: Callable[[str], Path], tmp_path: Path) -> None:
-    task = tiny.task()
-    samples = calibration(task.train, 64, 0)
-    graph, _ = start_graph(sources("cnn"), samples, QatConfig())
-    graph(*task.train.typical(4)).square().sum().backward()
+def test_scales_are_learned_and_told(started: Start) -> None:
+    graph, _ = started("cnn")
+    graph(*tiny.task().train.typical(4)).square().sum().backward()
     moved = [log.grad is not None and bool(log.grad.abs().sum() > 0) for log in graph._log_scales]
     assert all(moved)
     assert all(weight.grad is not None for weight in graph.weights)
@@ -200,12 +203,8 @@ def test_scales_are_learned_and_told(sources: Callable[[str], Path], tmp_path: P
     }
 
 
-def test_what_stays_fp32_is_listed_with_its_reason(
-    sources: Callable[[str], Path], tmp_path: Path
-) -> None:
-    task = tiny.sequences()
-    samples = calibration(task.train, 64, 0)
-    graph, _ = start_graph(sources("bilstm"), samples, QatConfig())
+def test_what_stays_fp32_is_listed_with_its_reason(started: Start) -> None:
+    graph, _ = started("bilstm")
     (head,) = left_in_fp32(graph.proto)
     assert head["operator"] == "Gemm"
     assert head["reason"] == "144 weights: int8 would cost more than it saves"
