@@ -26,7 +26,7 @@ from compress.artifact import Artifact, load_artifact
 from compress.data.references import load_task
 from compress.data.task import Task
 from compress.errors import NoEffect
-from compress.export.graph import operators, shorten_names, strip
+from compress.export.graph import shorten_names, strip
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure
 from compress.measure.quality import feeds, run_onnx
@@ -35,7 +35,7 @@ from compress.pipeline.runner import make_artifact
 from compress.progress import quiet
 from compress.quantization.best import calibration
 from compress.quantization.qat.config import QatConfig
-from compress.quantization.qat.start import start_graph
+from compress.quantization.qat.start import calibrated
 from compress.recipe import BudgetConfig, Stage
 from compress.runtime.onnxruntime import Session
 from compress.stats import paired_drop
@@ -100,15 +100,14 @@ def _calibrated(source: Path, task: Task, folder: Path) -> dict[str, Path]:
     samples = calibration(task.train, QatConfig().samples, 0)
     for method in ("static", "dynamic", "auto"):
         try:
-            graph, used = start_graph(source, samples, QatConfig.model_validate({"method": method}))
+            config = QatConfig.model_validate({"method": method})
+            model, _, used = calibrated(source, samples, config)
         except NoEffect as error:
             print(error)
             continue
         name = f"{used}, calibrated"
         found[name] = folder / f"{method}.onnx"
-        model = shorten_names(strip(graph.proto))
-        onnx.save(model, found[name])
-        print(name, operators(model))
+        onnx.save(shorten_names(strip(model)), found[name])
     return found
 
 

@@ -41,6 +41,19 @@ def start_graph(
     """
     if is_int8(load_onnx(source)):
         return QuantizedGraph(onnx.load(source)), "as it came in"
+    quantized, originals, method = calibrated(source, samples, config)
+    return QuantizedGraph(quantized, constants(originals.graph)), method
+
+
+def calibrated(
+    source: Path, samples: list[Feeds], config: QatConfig
+) -> tuple[ModelProto, ModelProto, str]:
+    """The int8 graph by calibration alone, the fp32 one that it was made from, and the method.
+
+    Raises:
+        NoEffect: nothing in it can become int8 by the method.
+        InputError: onnxruntime cannot quantize it.
+    """
     with tempfile.TemporaryDirectory() as name:
         prepared, target = Path(name) / "prepared.onnx", Path(name) / "quantized.onnx"
         preprocess(source, prepared)
@@ -60,7 +73,7 @@ def start_graph(
             f"{source}: no operator became int8 by method '{method}': {_reason(quantized)} "
             "Try another method, or leave this model in fp32."
         )
-    return QuantizedGraph(quantized, constants(originals.graph)), method
+    return quantized, originals, method
 
 
 def is_int8(model: ModelProto) -> bool:
