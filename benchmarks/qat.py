@@ -87,8 +87,8 @@ def uneven(parent: Artifact, folder: Path) -> Artifact:
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
     for norm, reader in zip(layers[1::2], layers[2::2], strict=False):
         with torch.no_grad():
-            norm.weight[0] *= UNEVEN
-            norm.bias[0] *= UNEVEN
+            for values in norm.parameters():
+                values[0] *= UNEVEN
             reader.weight[:, 0] /= UNEVEN
     export(model, task.validation.typical(8), folder / "uneven.onnx")
     return Artifact(folder, parent.card, file=folder / "uneven.onnx")
