@@ -80,6 +80,8 @@ def tell(made: Artifact) -> None:
     if "masked" in evidence:
         before, after = evidence["masked"]["accuracy"]
         print(f"  masked tokens guessed right: {before:.4f} → {after:.4f} (validation)")
+    if "agreement" in evidence:
+        _tell_trained(evidence)
     for what in ("parameters", "macs", "size_bytes"):
         if what in evidence:
             before, after = evidence[what]
@@ -88,3 +90,19 @@ def tell(made: Artifact) -> None:
         folds = evidence["cross_validation"]
         values = ", ".join(f"{value:.4f}" for value in folds["folds"])
         print(f"  cross-validation {folds['mean']:.4f} ± {folds['deviation']:.4f} ({values})")
+
+
+def _tell_trained(evidence: dict[str, Any]) -> None:
+    """What quantization-aware training changed."""
+    found, agreement = evidence["validation"], evidence["agreement"]
+    print(
+        f"  {found['metric']} on validation: {found['before']:.4f} as it came in, "
+        f"{found['calibrated']:.4f} calibrated, {found['trained']:.4f} trained "
+        f"({evidence['method']}; the {evidence['kept']} scales are kept)"
+    )
+    same = agreement.get("equal_answers")
+    print(
+        f"  onnxruntime against the model in training: mean difference "
+        f"{agreement['mean_difference']:.2g} standard deviations"
+        + ("" if same is None else f", {same:.4f} equal answers")
+    )

@@ -1,4 +1,4 @@
-"""One stage on its own: `compress train`, `prune`, `distill`, `quantize`, `export`."""
+"""One stage on its own: `compress train`, `prune`, `distill`, `quantize`, `qat`, `export`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ModelArgument = Annotated[Path, typer.Argument(help="Artifact folder of a traine
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    for command in (pretrain, train, prune, distill, quantize, export):
+    for command in (pretrain, train, prune, distill, quantize, qat, export):
         app.command()(command)
 
 
@@ -212,6 +212,26 @@ def quantize(
     folder = out or (beside if named else _beside(Path(model), "quantize"))
     options = settings_from_pairs(settings or [])
     carry_out(model, options, wanted, folder, seed, device, as_json)
+
+
+def qat(
+    model: Annotated[Path, typer.Argument(help="Artifact folder or ONNX file, fp32 or int8.")],
+    settings: SettingsArgument = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an int8 model's weights and scales: compress qat runs/cnn/1-train epochs=3"""
+    from compress.pipeline.context import Inputs
+    from compress.recipe.overrides import settings_from_pairs
+
+    parent, options = _model(model), settings_from_pairs(settings or [])
+    teacher = _model(Path(options["teacher"])) if options.get("teacher") else None
+    inputs = Inputs(parent=parent, baseline=teacher or parent, teacher_artifact=teacher)
+    folder = out or _beside(model, "qat")
+    run_stage("qat", options, inputs, _task(data, parent), folder, seed, device, as_json)
 
 
 def export(

@@ -260,7 +260,7 @@ def _finish_onnx(
 def _parents(stage: Stage, made: dict[str, Artifact], recipe: Recipe) -> dict[str, str]:
     """Role to key of every artifact that the stage's result depends on."""
     roles = {"from": stage.parent, "like": getattr(stage.config, "like", None)}
-    if stage.kind == "quantize":
+    if stage.kind in ("quantize", "qat"):
         roles["baseline"] = recipe.baseline
     keys = {role: made[name].identity for role, name in roles.items() if name}
     teacher = getattr(stage.config, "teacher", None)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.artifact import ONNX, Artifact
+from compress.artifact import ONNX
 from compress.data.task import Task
 from compress.export.config import ExportConfig
 from compress.export.graph import load_onnx, operators
@@ -23,8 +23,9 @@ from compress.export.torch_to_onnx import export
 from compress.measure.judge import TaskJudge
 from compress.models.build import build
 from compress.pipeline.context import Context, Inputs, Made
-from compress.pipeline.models import check_fits, cost, fresh, spec_of
+from compress.pipeline.models import check_fits, cost, fresh, inherited_cost, spec_of
 from compress.pipeline.pretraining import pretrain
+from compress.pipeline.quantization_aware import train_quantized
 from compress.pipeline.teaching import distill
 from compress.pruning.config import PruneConfig
 from compress.pruning.prune import prune
@@ -145,7 +146,7 @@ def quantize(
         "operators": operators(load_onnx(scratch / ONNX)),
         "size_bytes": [source.stat().st_size, (scratch / ONNX).stat().st_size],
     }
-    return Made(None, None, evidence | _inherited(inputs.parent))
+    return Made(None, None, evidence | inherited_cost(inputs.parent))
 
 
 def export_model(
@@ -163,12 +164,7 @@ def export_stage(
     assert inputs.parent is not None
     model = inputs.parent.load_model()
     evidence = export_model(model, context.task, scratch / ONNX, config)
-    return Made(None, None, {"export": evidence} | _inherited(inputs.parent))
-
-
-def _inherited(parent: Artifact) -> dict[str, Any]:
-    known = parent.card.evidence
-    return {key: [known[key][-1]] * 2 for key in ("parameters", "macs") if key in known}
+    return Made(None, None, {"export": evidence} | inherited_cost(inputs.parent))
 
 
 FUNCTIONS: dict[str, StageFunction] = {
@@ -177,5 +173,6 @@ FUNCTIONS: dict[str, StageFunction] = {
     "prune": prune_stage,
     "distill": distill,
     "quantize": quantize,
+    "qat": train_quantized,
     "export": export_stage,
 }

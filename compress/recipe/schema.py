@@ -12,6 +12,7 @@ from compress.export.config import ExportConfig
 from compress.measure.config import BenchConfig
 from compress.pruning.config import PruneConfig
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.qat.config import QatConfig
 from compress.training.config import TrainConfig
 from compress.training.pretrain_config import PretrainConfig
 
@@ -21,6 +22,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "prune": PruneConfig,
     "distill": DistillConfig,
     "quantize": QuantizeConfig,
+    "qat": QatConfig,
     "export": ExportConfig,
     "benchmark": BenchConfig,
 }

@@ -109,8 +109,8 @@ def test_all_errors_are_told_at_once_each_with_its_place():
     found = errors_of(content)
     assert [line for line in found if known not in line] == [
         "no key 'stage'. Known: budget, model, seed, stages, task. Did you mean 'stages'?",
-        "stages[2]: no stage 'pruning'. Known: pretrain, train, prune, distill, quantize, export, "
-        "benchmark. Did you mean 'prune'?",
+        "stages[2]: no stage 'pruning'. Known: pretrain, train, prune, distill, quantize, qat, "
+        "export, benchmark. Did you mean 'prune'?",
         "model: model 'cnn': no setting named 'width'. Known: in_channels, image_size, classes, "
         "dropout, widths, blocks, stem_stride. Did you mean 'widths'?",
         "task: No task named 'mnits'. Known: co2, kjv, mnist, reviews, spoken-digits. "
