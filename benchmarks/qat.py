@@ -35,12 +35,12 @@ from compress.errors import NoEffect
 from compress.export.graph import shorten_names, strip
 from compress.export.torch_to_onnx import export
 from compress.measure.config import BenchConfig
+from compress.measure.judge import TaskJudge
 from compress.measure.latency import measure
 from compress.measure.quality import feeds, run_onnx
 from compress.pipeline.context import Context, Inputs
 from compress.pipeline.runner import make_artifact
 from compress.progress import quiet
-from compress.quantization.best import calibration
 from compress.quantization.qat.config import QatConfig
 from compress.quantization.qat.start import calibrated
 from compress.recipe import BudgetConfig, Stage
@@ -129,7 +129,7 @@ def _calibrated(
 ) -> dict[str, Path]:
     """Static and dynamic int8, and what `qat` starts from, without any training."""
     found: dict[str, Path] = {}
-    samples = calibration(task.train, QatConfig().samples, 0)
+    samples = TaskJudge(task).calibration(QatConfig().samples, 0)
     for method in ("static", "dynamic", "auto"):
         try:
             config = QatConfig.model_validate(settings | {"method": method})

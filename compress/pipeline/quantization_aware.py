@@ -11,10 +11,10 @@ from compress.distillation.soft_targets import soft_target_loss
 from compress.distillation.teacher import Views, taught_batches
 from compress.errors import InputError
 from compress.export.graph import load_onnx, operators, shorten_names, strip
+from compress.measure.judge import TaskJudge
 from compress.measure.quality import quality, run_onnx
 from compress.pipeline.context import Context, Inputs, Made
 from compress.pipeline.models import inherited_cost
-from compress.quantization.best import calibration
 from compress.quantization.qat.check import compare, left_in_fp32, scale_summary
 from compress.quantization.qat.config import QatConfig
 from compress.quantization.qat.start import is_int8, start_graph
@@ -36,7 +36,7 @@ def train_quantized(
     """
     assert inputs.parent is not None
     source, task = inputs.parent.onnx, context.task
-    samples = calibration(task.train, config.samples, context.seed)
+    samples = TaskJudge(task).calibration(config.samples, context.seed)
     graph, method = start_graph(source, samples, config)
     batches, loss, taught_by = _lesson(config, inputs, context)
     validate = validation(task)

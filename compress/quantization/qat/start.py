@@ -10,13 +10,14 @@ from onnx import ModelProto
 
 from compress.errors import CompressError, InputError, NoEffect
 from compress.export.graph import load_onnx, operators
+from compress.quantization.calibration.shared import Calibration
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.fusion import fuse
-from compress.quantization.preprocess import preprocess
 from compress.quantization.qat.config import QatConfig
 from compress.quantization.qat.graph import QuantizedGraph
 from compress.quantization.qat.points import constants, lift_constants
+from compress.quantization.rewriting.simplify import simplify
 from compress.quantization.static import quantize_static_int8
 from compress.quantization.weight_only import quantize_weights
 from compress.runtime.onnxruntime import Feeds
@@ -56,7 +57,7 @@ def calibrated(
     """
     with tempfile.TemporaryDirectory() as name:
         prepared, target = Path(name) / "prepared.onnx", Path(name) / "quantized.onnx"
-        preprocess(source, prepared)
+        simplify(source, prepared, samples[0])
         method = config.method if config.method != "auto" else _method(prepared)
         if method in ("dynamic", "static"):
             prepared = _fused(prepared, samples[0])
@@ -109,17 +110,20 @@ def _quantize(
         per_channel=config.per_channel,
         keep_fp32=config.keep_fp32,
     )
+    calibration = Calibration(samples, static)
     convolutions = any(node.op_type == "Conv" for node in load_onnx(prepared).graph.node)
     if method == "static":
         # The pieces between products lose accuracy in int8, and time to be converted.
         kinds = () if convolutions else _PRODUCTS
-        quantize_static_int8(prepared, target, samples, static, kinds=kinds)
+        ranges = calibration.ranges(prepared)
+        quantize_static_int8(prepared, target, ranges, static, kinds=kinds)
     elif method == "weight-only":
         quantize_weights(prepared, target)
     else:
         if convolutions and method != "dynamic":
             half = prepared.with_name("half.onnx")
-            quantize_static_int8(prepared, half, samples, static, kinds=("Conv",))
+            ranges = calibration.ranges(prepared)
+            quantize_static_int8(prepared, half, ranges, static, kinds=("Conv",))
             prepared = half
         by_step = method == "step by step"
         quantize_dynamic_int8(prepared, target, per_channel=config.per_channel, by_step=by_step)
