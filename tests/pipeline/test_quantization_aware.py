@@ -22,12 +22,12 @@ from compress.data.task import Task
 from compress.errors import ArtifactError, InputError, NoEffect, RecipeError
 from compress.export.torch_to_onnx import export
 from compress.measure.config import BenchConfig
+from compress.measure.judge import TaskJudge
 from compress.measure.quality import run_onnx
 from compress.pipeline import run
 from compress.pipeline.context import Context, Inputs
 from compress.pipeline.runner import make_artifact
 from compress.progress import Progress, quiet
-from compress.quantization.best import calibration
 from compress.quantization.qat.config import QatConfig
 from compress.quantization.qat.start import start_graph
 from compress.recipe import BudgetConfig, Stage, parse_recipe
@@ -177,7 +177,7 @@ def test_training_moves_integers_and_scales_of_the_file(base: Path, tmp_path: Pa
     assert "equal answers" in result.stdout
     task = tiny.task()
     config = QatConfig(samples=64)
-    graph, _ = start_graph(base / "model.onnx", calibration(task.train, 64, 0), config)
+    graph, _ = start_graph(base / "model.onnx", TaskJudge(task).calibration(64, 0), config)
     before = [numpy_helper.to_array(t) for t in graph.proto.graph.initializer]
     model = onnx.load(tmp_path / "qat/model.onnx")
     after = [numpy_helper.to_array(t) for t in model.graph.initializer]
@@ -264,4 +264,4 @@ def test_a_method_that_finds_nothing_is_no_success(tmp_path: Path) -> None:
     export(model, task.validation.typical(4), path)
     config = QatConfig(method="dynamic")
     with pytest.raises(NoEffect, match="no operator became int8 by method 'dynamic': it has Gemm"):
-        start_graph(path, calibration(task.train, 32, 0), config)
+        start_graph(path, TaskJudge(task).calibration(32, 0), config)

@@ -17,9 +17,9 @@ from onnx import numpy_helper
 from compress.errors import NoEffect
 from compress.export.graph import operators
 from compress.export.torch_to_onnx import export
+from compress.measure.judge import TaskJudge
 from compress.models.build import build
 from compress.models.references import resolve
-from compress.quantization.best import calibration
 from compress.quantization.preprocess import preprocess
 from compress.quantization.qat.check import compare, left_in_fp32, scale_summary
 from compress.quantization.qat.config import QatConfig
@@ -111,7 +111,7 @@ def started(sources: Callable[[str], Path]) -> Start:
 
     def start(name: str) -> tuple[QuantizedGraph, str]:
         if name not in found:
-            samples = calibration(getattr(tiny, CASES[name].task)().train, 64, 0)
+            samples = TaskJudge(getattr(tiny, CASES[name].task)()).calibration(64, 0)
             found[name] = start_graph(sources(name), samples, QatConfig())
         return copy.deepcopy(found[name])
 
@@ -215,4 +215,4 @@ def test_a_model_with_nothing_to_quantize_is_refused(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.AvgPool2d(6), torch.nn.Flatten())
     export(model, task.validation.typical(4), tmp_path / "m.onnx")
     with pytest.raises(NoEffect, match="no operator became int8 by method 'dynamic': it has no"):
-        start_graph(tmp_path / "m.onnx", calibration(task.train, 32, 0), QatConfig())
+        start_graph(tmp_path / "m.onnx", TaskJudge(task).calibration(32, 0), QatConfig())
