@@ -1,6 +1,6 @@
 """`compress quantize` against every peer, on the reference models and on others' weights.
 
-    python -m benchmarks.quantization                  every model, about an hour; run nothing beside
+    python -m benchmarks.quantization                  every model, over an hour, nothing beside
     python -m benchmarks.quantization crepe gru        only these; the others' figures stay
     python -m benchmarks.quantization --quick          two workers, for a first look
     python -m benchmarks.quantization --judge-only     accuracy and reasons, nothing timed

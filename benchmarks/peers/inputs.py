@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.peers.speech import STEP, mel_frames, voice
+from benchmarks.peers.speech import RATE, STEP, mel_frames, voice
 from compress.data.references import load_task
 
 Rows = dict[str, npt.NDArray[Any]]
@@ -34,10 +34,11 @@ def pitch_frames(split: str, count: int) -> Rows:
 
 
 def voice_windows(split: str, count: int) -> Rows:
-    """Windows of 576 samples in a row, speech and pauses (Silero: 512, and 64 from before)."""
+    """Windows of 576 samples, speech and pauses, at 16 kHz (Silero: 512, and 64 from before)."""
     sound, _ = voice(split, 20 + count // 8, seed=1)
     starts = np.arange(count) * 512
-    return {"input": np.stack([sound[at : at + 576] for at in starts])}
+    windows = np.stack([sound[at : at + 576] for at in starts])
+    return {"input": windows, "rate": np.full(count, RATE, dtype=np.int64)}
 
 
 def speaker_frames(split: str, count: int) -> Rows:

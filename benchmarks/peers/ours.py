@@ -40,7 +40,9 @@ def ours(subject: Subject, workers: int = 2) -> tuple[dict[str, Choice], dict[st
         for runtime in RUNTIMES:
             arm = f"{name} @ {runtime}"
             try:
-                drop = lost(reference, quality(opened(path, runtime), subject, "validation"), subject)
+                drop = lost(
+                    reference, quality(opened(path, runtime), subject, "validation"), subject
+                )
             except Exception as error:
                 refused[arm] = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 continue

@@ -1,4 +1,4 @@
-"""The reference models as subjects: trained once by their recipes, judged by their tasks' labels."""
+"""The reference models as subjects: trained by their recipes, judged by their tasks' labels."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ REFERENCES = {
         Reference(Subject("rnn", "BiLSTM 2 × 256", f"spoken digits; {_LENGTHS}", "accuracy")),
         Reference(Subject("gru", "BiGRU 2 × 192", f"spoken digits; {_LENGTHS}", "accuracy")),
         Reference(
-            Subject(
-                "transformer", "encoder", f"reviews; {_LENGTHS}", "accuracy", attention=True
-            ),
+            Subject("transformer", "encoder", f"reviews; {_LENGTHS}", "accuracy", attention=True),
             counts=(128, 500, 1500),
         ),
         Reference(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from benchmarks.peers import inputs
 from benchmarks.peers.inputs import SPLITS, Rows
@@ -49,8 +49,7 @@ def make(recipe: Recipe) -> Subject:
     subject.folder.mkdir(parents=True, exist_ok=True)
     recipe.write(subject.onnx)
     rows = {
-        split: recipe.rows(split, count)
-        for split, count in zip(SPLITS, recipe.counts, strict=True)
+        split: recipe.rows(split, count) for split, count in zip(SPLITS, recipe.counts, strict=True)
     }
     for split, found in rows.items():
         np.savez(subject.data_file(split), **found)  # type: ignore[arg-type]
@@ -106,25 +105,30 @@ def _spelled(split: str, count: int) -> Rows:
 
 
 def _silero(path: Path) -> None:
-    """The first window of a stream at 16 kHz: the state and the rate become constants."""
+    """The first window of a stream: its state a constant, and the rate in a row of its own.
+
+    The rate cannot be a constant as well: onnxruntime 1.31 crashes while it folds the If that the
+    whole network stands in.
+    """
     model = onnx.load_from_string(member(_SILERO[0], f"{_SILERO[1]}/silero_vad.onnx"))
-    frozen = {"state": np.zeros((2, 1, 128), np.float32), "sr": np.array(16_000, np.int64)}
-    (sound,) = freeze(model, frozen)
-    for place, size in enumerate((1, 576)):
-        sound.type.tensor_type.shape.dim[place].Clear()
-        sound.type.tensor_type.shape.dim[place].dim_value = size
+    freeze(model, {"state": np.zeros((2, 1, 128), np.float32)})
+    graph = model.graph
+    kept = {value.name: value for value in graph.input}
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, "samples"]))
+    graph.input.append(helper.make_tensor_value_info("rate", TensorProto.INT64, [1]))
+    graph.node.insert(0, helper.make_node("Squeeze", ["rate"], [kept["sr"].name]))
     path.write_bytes(model.SerializeToString())
 
 
-def freeze(model: ModelProto, values: dict[str, np.ndarray]) -> list[onnx.ValueInfoProto]:
-    """Turn inputs into constants of those values, in place; the inputs that are left."""
+def freeze(model: ModelProto, values: Rows) -> None:
+    """Turn inputs into constants of those values, in place."""
     kept = [value for value in model.graph.input if value.name not in values]
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.graph.initializer.extend(
         numpy_helper.from_array(value, name) for name, value in values.items()
     )
-    return list(model.graph.input)
 
 
 THIRD_PARTY = {

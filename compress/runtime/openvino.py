@@ -76,7 +76,7 @@ class OpenVinoModel:
         return in_batches(call, feeds, size, filled=first.is_static)
 
     def bind(self, inputs: Array | Feeds) -> Callable[[], None]:
-        """A call that runs one fixed batch, compiled for its shapes, inputs and outputs in place."""
+        """A call that runs one fixed batch, compiled for its shapes; inputs in place."""
         feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
         self._check(feeds)
         request = self._fixed(feeds).create_infer_request()
@@ -132,7 +132,7 @@ class OpenVinoModel:
 
 
 class OpenVinoBf16(OpenVinoModel):
-    """The same with bf16 where a file has fp32; for processors that compute in it (AMX, AVX-512)."""
+    """The same, computing fp32 as bf16; for processors that do (AMX, AVX-512)."""
 
     precision = "bf16"
 
