@@ -81,6 +81,7 @@ def judged(subject: Subject) -> tuple[dict[str, Target], dict[str, dict[str, Any
             path = build(name, subject)
         except Exception as error:  # other people's tools raise what they like
             entries[name] = {"reason": f"could not be built: {_line(error)}"}
+            print(f"{subject.name}: {name}: {entries[name]}", flush=True)
             continue
         entries[name] = entry(Choice(path, peer.runtime, name), subject, reference)
         if "lost" in entries[name]:
@@ -113,7 +114,8 @@ def compare(
         for key, choice in chosen.items()
     }
     arms = arms | {key: Target(choice.path, choice.runtime) for key, choice in chosen.items()}
-    config = BenchConfig(batch=subject.batches, workers=workers, control=False)
+    rounds = 4 if workers < 4 else 8
+    config = BenchConfig(batch=subject.batches, workers=workers, rounds=rounds, control=False)
     measured = measure(arms, config, inputs=subject.timed, keep_going=True, label=subject.name)
     for name in arms:
         facts = own.get(name) or entries[name]
@@ -135,8 +137,10 @@ def compare(
 
 
 def _line(error: Exception) -> str:
+    """The line that says what is wrong; OpenVINO puts where it is before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[0][:300]
 
 
 if __name__ == "__main__":

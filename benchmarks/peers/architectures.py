@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ class Crepe(nn.Module):
             x = F.pad(x, (0, 0, 254, 254) if layer == 1 else (0, 0, 31, 32))
             x = F.relu(self.get_submodule(f"conv{layer}")(x))
             x = F.max_pool2d(self.get_submodule(f"conv{layer}_BN")(x), (2, 1), (2, 1))
-        return torch.sigmoid(self.classifier(x.permute(0, 2, 1, 3).reshape(-1, 256)))
+        scores: Tensor = self.classifier(x.permute(0, 2, 1, 3).reshape(-1, 256))
+        return scores.sigmoid()
 
 
 class SpeakerEncoder(nn.Module):
@@ -46,8 +48,9 @@ class SpeakerEncoder(nn.Module):
     def forward(self, mels: Tensor) -> Tensor:
         """(batch, 160, 40) mel frames to an embedding (batch, 256) of length 1."""
         states, _ = self.lstm(mels)
-        raw = F.relu(self.linear(states[:, -1]))
-        return raw / raw.norm(dim=1, keepdim=True)
+        raw: Tensor = self.linear(states[:, -1]).relu()
+        embedding: Tensor = raw / raw.norm(dim=1, keepdim=True)
+        return embedding
 
 
 class Pronunciation(nn.Module):
@@ -104,12 +107,12 @@ def spell(model: nn.Module, letters: Tensor) -> Tensor:
     return torch.cat([letters, sounds], dim=1)
 
 
-def _weights(requirement: str, name: str) -> dict[str, Tensor]:
+def _weights(requirement: str, name: str) -> dict[str, Any]:
     content = io.BytesIO(member(requirement, name))
-    found: dict[str, Tensor] = torch.load(content, map_location="cpu", weights_only=True)
+    found: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
     return found
 
 
-def _load(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+def _load(model: nn.Module, weights: dict[str, Any]) -> nn.Module:
     model.load_state_dict(weights)
     return model.eval()

