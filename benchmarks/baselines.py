@@ -24,6 +24,7 @@ import torch
 from compress.artifact import ONNX, Artifact, Card, digest, finish, load_artifact, writing
 from compress.data.references import load_task
 from compress.data.task import Task
+from compress.measure.judge import TaskJudge
 from compress.measure.machine import versions
 from compress.models.build import build, count_macs, count_parameters
 from compress.models.references import resolve
@@ -153,7 +154,7 @@ def quantize(family: Family, task: Task, source: Artifact, folder: Path) -> None
     with writing(folder) as scratch, tempfile.TemporaryDirectory() as building:
         exported = Path(building) / "fp32.onnx"
         export_model(model, task, exported)
-        files, failures = best.build(exported, Path(building), task, family.quantize)
+        files, failures = best.build(exported, Path(building), TaskJudge(task), family.quantize)
         if len(files) != 1:
             sys.exit(f"{family.model}: expected one {family.quantize.method} model: {failures}")
         shutil.copyfile(next(iter(files.values())), scratch / ONNX)

@@ -106,7 +106,7 @@ def table(report: Report) -> str:
 
 def _row(report: Report, arm: Arm, batches: list[int]) -> str:
     assert arm.quality is not None
-    low, high = arm.quality.interval
+    low, high = arm.quality.bounds
     name = arm.name + (f" (control of {arm.control_of})" if arm.control_of else "")
     name = f"**{name}**" if arm.name == report.final else name
     cells = [name, arm.precision, f"{arm.quality.value:.4f} [{low:.3f}, {high:.3f}]"]

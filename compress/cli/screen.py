@@ -162,8 +162,9 @@ def _row(report: Report, arm: Arm, batches: list[int]) -> list[str]:
     name = arm.name + marks.get(arm.name, " (control)" if arm.control_of else "")
     row = [name, arm.precision]
     if arm.quality:
-        low, high = arm.quality.interval
-        row += [f"{arm.quality.value:.4f}", f"{low:.4f}–{high:.4f}"]
+        bounds = arm.quality.interval
+        between = f"{bounds[0]:.4f}–{bounds[1]:.4f}" if bounds else "–"
+        row += [f"{arm.quality.value:.4f}", between]
     else:
         row += ["–", "–"]
     for batch in batches:
@@ -188,4 +189,5 @@ def samples_line(report: Report) -> str:
     if arm is None or arm.quality is None:
         return "No data was given: quality was not measured."
     better = "" if arm.quality.higher_is_better else ", lower is better"
-    return f"quality: {arm.quality.metric}{better}, on {arm.quality.n:,} test samples"
+    on = f", on {arm.quality.n:,} test samples" if arm.quality.interval else ""
+    return f"quality: {arm.quality.metric}{better}{on}"

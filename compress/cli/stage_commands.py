@@ -19,7 +19,7 @@ from compress.cli.options import (
     SettingsArgument,
 )
 from compress.cli.stage import run_stage
-from compress.errors import InputError, NoEffect
+from compress.errors import InputError
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
@@ -151,50 +151,67 @@ def distill(
 
 
 def quantize(
-    model: Annotated[Path, typer.Argument(help="Artifact folder or ONNX file.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Artifact folder, any ONNX file, or file.py:factory of a torch model."),
+    ],
     settings: SettingsArgument = None,
-    data: DataOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Task, as in `compress list data`; npz:FILE with an array for each of the model's "
+            "inputs; or file.py:factory that gives calls. The artifact's own task if left out."
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="For data without labels, file.py:function: gets run(feeds) -> outputs, gives a "
+            "number or one a sample. Without it, agreement with the fp32 model is judged."
+        ),
+    ] = None,
+    lower_is_better: Annotated[
+        bool, typer.Option("--lower-is-better", help="--metric gives a loss or an error.")
+    ] = False,
+    agreement: Annotated[
+        str, typer.Option(help="With the fp32 model, in its outputs: auto, top-1 or error.")
+    ] = "auto",
     max_drop: Annotated[
-        float, typer.Option(min=0, help="Allowed drop of the task's metric.")
+        float, typer.Option(min=0, help="Allowed drop of the metric, or of the agreement.")
     ] = 0.01,
     relative: Annotated[
         bool, typer.Option("--relative", help="--max-drop is a share of the model's own metric.")
     ] = False,
     minimise: Annotated[str, typer.Option(help="latency or size")] = "latency",
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="To try beside onnxruntime: openvino. The card says which one won."),
+    ] = None,
     out: OutOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.cpu,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an int8 model; the fastest within the drop by measurement, unless method=… names one."""
-    from compress.pipeline.context import Inputs
+    """Make an int8 model; the fastest within the drop by measurement, unless method=… names one.
+
+    Settings are those of the stage, and of the benchmark behind it: benchmark.batch=[1,32]
+    """
+    from compress.cli.quantize import Wanted, carry_out
     from compress.recipe.overrides import settings_from_pairs
 
-    if minimise not in ("latency", "size"):
-        raise InputError(f"--minimise: expected latency or size, found '{minimise}'.")
-    parent = _model(model)
-    folder = out or _beside(model, "quantize")
-    inputs = Inputs(parent=parent, baseline=parent)
-    made = run_stage(
-        "quantize",
-        settings_from_pairs(settings or []),
-        inputs,
-        _task(data, parent),
-        folder,
-        seed,
-        device,
-        as_json,
+    wanted = Wanted(
+        data=data,
+        metric=metric,
+        higher_is_better=not lower_is_better,
+        agreement=agreement,
+        runtimes=tuple(runtime or ()),
         budget={"max_drop": max_drop, "relative": relative, "minimise": minimise},
     )
-    if not as_json:
-        for entry in made.card.evidence["candidates"]:
-            ratio = f"{entry['latency_ratio']:.2f} × latency" if entry["latency_ratio"] else "–"
-            mark = "kept" if entry["kept"] else "refused"
-            print(f"  {mark:8}{entry['name']:34}{ratio:18}{entry['reason']}")
-    if made.card.evidence["chosen"] == "fp32 input":
-        raise NoEffect(
-            "no quantized model was faster or smaller within the drop: the fp32 model stays."
-        )
+    named = ":" in model and not Path(model).exists()
+    beside = Path("runs") / f"quantize-{model.rpartition(':')[2]}"
+    folder = out or (beside if named else _beside(Path(model), "quantize"))
+    options = settings_from_pairs(settings or [])
+    carry_out(model, options, wanted, folder, seed, device, as_json)
 
 
 def export(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.errors import InputError, UnknownName
+from compress.named_object import load_named
 
 if TYPE_CHECKING:
     from compress.data.task import Task
@@ -56,7 +57,8 @@ def load_task(name: str) -> Task:
     """The task that a data reference stands for.
 
     Args:
-        name: a key of `TASKS`, or `package.module:factory` that gives a `Task`.
+        name: a key of `TASKS`, or `package.module:factory` or `file.py:factory` that gives a
+            `Task`.
 
     Raises:
         UnknownName: no such task.
@@ -68,9 +70,8 @@ def load_task(name: str) -> Task:
         return loaded
     from compress.data.task import Task
 
-    module, _, factory = name.rpartition(":")
     try:
-        task = getattr(importlib.import_module(module), factory)()
+        task = load_named(name)()
     except Exception as error:
         raise InputError(f"data '{name}': {type(error).__name__}: {error}") from error
     if not isinstance(task, Task):

@@ -60,24 +60,30 @@ def operators(model: ModelProto) -> dict[str, dict[str, int]]:
     weights are stored as integers; so is a Gather from an embedding, which counts only then. What
     stands in the body of a loop counts once.
     """
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for _, kind, precision in computing_nodes(model):
+        found[kind][precision] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
+def computing_nodes(model: ModelProto) -> Iterator[tuple[NodeProto, str, str]]:
+    """Every computing node, the operator that it stands for, and its precision, see `operators`."""
     nodes = list(_nodes(model.graph))
     made_by = {output: node for node in nodes for output in node.output}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    found: dict[str, Counter[str]] = defaultdict(Counter)
     for node in nodes:
         if node.op_type in _DYNAMIC:
-            found[_DYNAMIC[node.op_type]]["int8 (dynamic)"] += 1
+            yield node, _DYNAMIC[node.op_type], "int8 (dynamic)"
         elif node.op_type.startswith("QLinear") and node.op_type[7:] in COMPUTING:
-            found[node.op_type[7:]]["int8 (static)"] += 1
+            yield node, node.op_type[7:], "int8 (static)"
         elif node.op_type in COMPUTING:
-            found[node.op_type][_precision(node, made_by, types)] += 1
+            yield node, node.op_type, _precision(node, made_by, types)
         elif node.op_type in _BLOCKS:
-            found[_BLOCKS[node.op_type]]["int4 weights"] += 1
+            yield node, _BLOCKS[node.op_type], "int4 weights"
         elif node.op_type == "Attention":  # its inputs may come from int8; it computes in fp32
-            found["Attention"]["fp32"] += 1
+            yield node, "Attention", "fp32"
         elif node.op_type == "Gather" and types.get(node.input[0]) in _INTEGERS:
-            found["Gather"]["fp32, int8 weights"] += 1
-    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+            yield node, "Gather", "fp32, int8 weights"
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:

@@ -23,8 +23,6 @@ from compress.export.graph import operators, strip
 from compress.export.recurrent import TRANSLATIONS, WholeLayers, fold_weights
 from compress.runtime.onnxruntime import Session
 
-_NAMES = ("input", "lengths")
-
 
 def export(
     model: nn.Module,
@@ -33,6 +31,7 @@ def export(
     config: ExportConfig | None = None,
     *,
     sequences: bool = False,
+    names: tuple[str, ...] = ("input", "lengths"),
 ) -> dict[str, Any]:
     """Write a torch model as ONNX and run it in onnxruntime against the torch model.
 
@@ -42,6 +41,7 @@ def export(
             (batch, …), or x (batch, time, …) and lengths (batch,).
         path: of the file to write.
         sequences: whether dimension 1 of x is time, and of any length.
+        names: of the inputs in the file.
 
     Returns:
         Evidence: operators by precision, the largest and mean difference of the outputs, and the
@@ -56,7 +56,7 @@ def export(
     inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
     model.eval()
     expected = _answer(model, inputs)
-    proto = _to_proto(model, inputs, config, sequences=sequences)
+    proto = _to_proto(model, inputs, config, names, sequences=sequences)
     path.write_bytes(proto.SerializeToString())
     evidence: dict[str, Any] = {"operators": operators(proto), "opset": config.opset}
     evidence |= _compare(expected, inputs, path, config)
@@ -99,7 +99,12 @@ def _answer(model: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def _to_proto(
-    model: nn.Module, inputs: Inputs, config: ExportConfig, *, sequences: bool
+    model: nn.Module,
+    inputs: Inputs,
+    config: ExportConfig,
+    names: tuple[str, ...],
+    *,
+    sequences: bool,
 ) -> ModelProto:
     shapes: list[dict[int, str]] = [{0: "batch"} for _ in inputs]
     if sequences:
@@ -109,7 +114,7 @@ def _to_proto(
             program = torch.onnx.export(
                 model,
                 tuple(values[:2] for values in inputs),
-                input_names=_NAMES[: len(inputs)],
+                input_names=names[: len(inputs)],
                 output_names=["output"],
                 dynamic_shapes=tuple(shapes),
                 opset_version=config.opset,

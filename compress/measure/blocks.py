@@ -12,6 +12,9 @@ import numpy as np
 
 #: Timed calls of a block, where they fit into its time.
 _CALLS = 15
+#: A call of so many blocks' time is a block of its own: what the arm before it left in the caches
+#: is a small part of it, and so no call is thrown away either.
+_SLOW = 20
 #: A timer's own cost has to stay below 1/10,000 of what it times; shorter calls are looped.
 _CLOCK_SHARE = 10_000
 #: Warm-up blocks that are compared, half against half; slow models do with fewer.
@@ -37,6 +40,7 @@ class Block:
     Attributes:
         loop: calls inside one timing.
         calls: timings of a block.
+        thrown_away: untimed calls at the beginning of a block.
         single_ns: single calls of all blocks so far, for percentiles.
         unstable: whether the times had not settled when the warm-up had to end.
     """
@@ -45,7 +49,7 @@ class Block:
         self, call: Callable[[], None], block_ns: float, prepare: Callable[[], None] = lambda: None
     ) -> None:
         self.call, self.prepare, self._block_ns = call, prepare, block_ns
-        self.loop, self.calls, self.unstable = 1, 3, False
+        self.loop, self.calls, self.thrown_away, self.unstable = 1, 3, 1, False
         self.single_ns: list[int] = []
         self._warm: list[float] = []
         self._seconds, self._count = 0.0, 0
@@ -76,11 +80,14 @@ class Block:
         once = max(1.0, self._warm[-1])
         self.loop = max(1, round(_CLOCK_SHARE * clock_cost() / once))
         self.calls = int(min(_CALLS, max(3, self._block_ns / (once * self.loop))))
+        if once > _SLOW * self._block_ns:
+            self.calls, self.thrown_away = 1, 0
 
     def run(self) -> int:
-        """Median time of a call, in nanoseconds, behind one call that is thrown away."""
+        """Median time of a call, in nanoseconds, behind one that is thrown away if it is short."""
         self.prepare()
-        self.call()
+        for _ in range(self.thrown_away):
+            self.call()
         clock, call, loop, times = time.perf_counter_ns, self.call, range(self.loop), []
         for _ in range(self.calls):
             start = clock()

@@ -21,7 +21,8 @@ class BenchConfig(BaseModel):
         workers: processes, each of which loads every arm anew: the unit of replication. Every load
             has its own bias, which no number of calls within one process averages out.
         rounds: blocks of each arm in each worker, in an order that turns round every time.
-        block_ms: timed calls of a block last at least that long together, if 3 calls do not.
+        block_ms: timed calls of a block last at least that long together, if 3 calls do not; of a
+            model whose call lasts 20 times that, a block is one call.
         warm_up_s: seconds that each arm runs in each worker before it is timed, at least, and then
             until the two halves of its last blocks agree.
         warm_up_calls: calls that it runs before it is timed, at least.

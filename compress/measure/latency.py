@@ -36,6 +36,7 @@ def measure(
     progress: Progress = quiet,
     label: str = "latency",
     keep_going: bool = False,
+    keep_interrupted: bool = False,
 ) -> Measured:
     """Time all arms, interleaved, in `config.workers` processes one after the other.
 
@@ -47,6 +48,8 @@ def measure(
         first: workers that were measured before with the same seed; their coins are not used again.
         keep_going: an arm that fails is left out, and `Measured.failed` says why; the first arm
             cannot be left out.
+        keep_interrupted: an interrupt ends the measurement with the workers that are done, where
+            there are any: `Measured.workers` are then fewer than `config.workers`.
 
     Raises:
         WorkerFailed: a process died, hung, or could not load an arm; the arm is named.
@@ -72,6 +75,10 @@ def measure(
                 failed[name] = failure.reason
                 named = [arm for arm in named if arm["name"] != name]
                 continue
+            except KeyboardInterrupt:
+                if not keep_interrupted or not found.answers:
+                    raise
+                break
             found.answers.append((coin, answer))
             progress(label, worker + 1, config.workers)
     return found.measured([arm["name"] for arm in named], failed)

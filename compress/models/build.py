@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +16,7 @@ from compress.errors import ArtifactError, InputError
 from compress.models import cnn, rnn, transformer
 from compress.models.plan import apply_plan
 from compress.models.references import ARCHITECTURES, ModelSpec, explain, is_factory
+from compress.named_object import load_named
 
 _CLASSES: dict[str, Callable[[Any], nn.Module]] = {
     "resnet": cnn.ResNet,
@@ -53,10 +50,8 @@ def build(spec: ModelSpec) -> nn.Module:
 
 
 def _call_factory(reference: str, arguments: dict[str, Any]) -> nn.Module:
-    home, _, name = reference.rpartition(":")
     try:
-        module = _import_file(Path(home)) if home.endswith(".py") else importlib.import_module(home)
-        model = getattr(module, name)(**arguments)
+        model = load_named(reference)(**arguments)
     except Exception as error:
         raise InputError(f"model '{reference}': {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
@@ -64,17 +59,6 @@ def _call_factory(reference: str, arguments: dict[str, Any]) -> nn.Module:
             f"model '{reference}' gave a {type(model).__name__}; expected a torch.nn.Module."
         )
     return model
-
-
-def _import_file(path: Path) -> Any:
-    name = f"compress_factory_{path.stem}"  # a file `queue.py` must not replace Python's own
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -147,7 +147,9 @@ def benchmark(
         raw=measured.raw(),
     )
     samples = {name: value["test"] for name, value in scores.items()}
-    return report.model_copy(update={"budget": judge(report, samples, context.task, recipe.budget)})
+    metric = context.task.metric
+    budget = judge(report, samples, metric.name, metric.higher_is_better, recipe.budget)
+    return report.model_copy(update={"budget": budget})
 
 
 def _simple(task: Task) -> list[str]:

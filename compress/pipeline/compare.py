@@ -79,7 +79,7 @@ def quality_comparison(
         candidate=candidate.name,
         what="quality",
         difference=drop,
-        interval=interval,
+        interval=interval if len(before) > 1 else None,
         n=len(before),
         verdict=verdict,
     )

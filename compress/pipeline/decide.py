@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from compress.data.task import Task
 from compress.measure.latency import Measured
 from compress.recipe import BudgetConfig
 from compress.report.formatting import metric_format
@@ -72,7 +71,8 @@ def _change(arm: Arm) -> str:
 def judge(
     report: Report,
     scores: dict[str, npt.NDArray[np.float64]],
-    task: Task,
+    metric: str,
+    higher_is_better: bool,
     budget: BudgetConfig,
 ) -> Budget | None:
     """Whether the final model keeps the budget on the test split; None if nothing was compressed.
@@ -84,14 +84,14 @@ def judge(
     if all(arm.control_of or arm.name == report.baseline for arm in report.arms):
         return None
     before, after = scores[report.baseline], scores[report.final]
-    drop, interval = paired_drop(before, after, task.metric.higher_is_better)
+    drop, interval = paired_drop(before, after, higher_is_better)
     limit = budget.limit(float(before.mean()))
     share = f" ({budget.max_drop:.3g} of the baseline's {before.mean():.4g})"
     allowed = f"{limit:.4g}{share if budget.relative else ''}"
-    n, name = len(before), task.metric.name
-    bounds = f"[{interval[0]:+.4f}, {interval[1]:+.4f}]"
-    change = metric_format(name, task.metric.higher_is_better).change
-    figures = f"{name} {change} {drop:+.4f}, 95 % interval {bounds}, {n:,} test samples"
+    n = len(before)
+    change = metric_format(metric, higher_is_better).change
+    bounds = f", 95 % interval [{interval[0]:+.4f}, {interval[1]:+.4f}], {n:,} test samples"
+    figures = f"{metric} {change} {drop:+.4f}{bounds if n > 1 else ''}"
     if report.final == report.baseline:
         status, text = (
             "missed",

@@ -254,11 +254,11 @@ def _level(number: int, gate: QualityGate, evidence: Evidence) -> Promise:
     return promise(
         number,
         gate,
-        _within(quality.interval, way, bound),
+        _within(quality.bounds, way, bound),
         value=quality.value,
         interval=quality.interval,
         n=quality.n,
-        found=f"{quality.value:.4f} {_bounds(quality.interval, '.4f')}",
+        found=f"{quality.value:.4f} {_bounds(quality.bounds, '.4f')}",
     )
 
 

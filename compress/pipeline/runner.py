@@ -182,7 +182,7 @@ def make_artifact(
     from compress.training.checkpoint import Checkpoint
 
     began = time.monotonic()
-    _check_vocabulary(inputs, context.task)
+    check_vocabulary(inputs, context.task)
     checkpoint = Checkpoint(context.cache / f"checkpoint-{key[:16]}", key)
     with writing(folder) as scratch:
         made = FUNCTIONS[stage.kind](stage.config, inputs, context, checkpoint, scratch)
@@ -208,7 +208,7 @@ def make_artifact(
     return Artifact(folder, card)
 
 
-def _check_vocabulary(inputs: Inputs, task: Task) -> None:
+def check_vocabulary(inputs: Inputs, task: Task) -> None:
     """Tokens must mean the same to every model that takes part.
 
     Raises:

@@ -17,10 +17,10 @@ from torch import nn
 
 from compress.artifact import ONNX, Artifact
 from compress.data.task import Task
-from compress.errors import NoEffect
 from compress.export.config import ExportConfig
 from compress.export.graph import load_onnx, operators
 from compress.export.torch_to_onnx import export
+from compress.measure.judge import TaskJudge
 from compress.models.build import build
 from compress.pipeline.context import Context, Inputs, Made
 from compress.pipeline.models import check_fits, cost, fresh, spec_of
@@ -117,32 +117,31 @@ def quantize(
         bench=context.bench,
         relative=context.budget.relative,
     )
+    judge = TaskJudge(context.task)
     with tempfile.TemporaryDirectory() as folder:
         files, failures = best.build(
-            source, Path(folder), context.task, config, context.seed, context.budget.minimise
+            source, Path(folder), judge, config, context.seed, context.budget.minimise
         )
-        chosen, account = best.choose(
+        choice = best.choose(
             source,
             files,
             failures,
-            context.task,
+            judge,
             goal,
             stage="",
             device=context.device,
             threads=context.threads,
             progress=context.progress,
         )
-        if chosen is None and config.method != "best":
-            reason = next((c.reason for c in account if c.name != "fp32 input"), "not built")
-            raise NoEffect(
-                f"quantization by '{config.method}' was refused: {reason}. "
-                "Use method=best, or raise budget.max_drop."
-            )
-        shutil.copyfile(files[chosen] if chosen else source, scratch / ONNX)
+        chosen, account = choice.name, choice.account
+        if choice.interrupted:  # a recipe goes on from its last whole stage
+            raise KeyboardInterrupt
+        best.refuse_single_method(choice, config)
+        shutil.copyfile(choice.target.path, scratch / ONNX)
     candidates = [entry.model_dump(exclude={"stage"}) for entry in account]
     evidence = {
         "candidates": candidates,
-        "chosen": chosen or "fp32 input",
+        "chosen": chosen or best.INPUT,
         "operators": operators(load_onnx(scratch / ONNX)),
         "size_bytes": [source.stat().st_size, (scratch / ONNX).stat().st_size],
     }

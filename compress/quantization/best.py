@@ -5,29 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from compress.data.task import Split, Task
-from compress.errors import CompressError, InputError
+from compress.errors import CompressError, InputError, NoEffect
 from compress.export.graph import load_onnx, operators, shorten_names, strip
 from compress.measure.config import BenchConfig
-from compress.measure.latency import measure
-from compress.measure.quality import check_outputs, feeds, run_onnx
+from compress.measure.judge import Floats, Judge
 from compress.progress import Progress, quiet
 from compress.quantization.candidates import makers
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.preprocess import preprocess
+from compress.quantization.timing import time_candidates
 from compress.report.formatting import metric_format
 from compress.report.schema import Candidate
-from compress.runtime.onnxruntime import Feeds, Session
+from compress.runtime.interface import Target, open_model
+from compress.runtime.onnxruntime import Session
 from compress.stats import paired_drop
 
 #: Latencies closer than this count as equal on a shared machine.
 MARGIN = 0.05
-#: A choice needs no more replication than this: the benchmark behind it measures again.
-_CALIBRATION_BATCH = 32
-_CHOOSING = {"workers": 4, "rounds": 6, "control": False, "warm_up_cap_s": 0.1}
+#: Drops are means of many samples.
+_ROUNDING = 1e-9
+#: The stage's input among the candidates.
+INPUT = "fp32 input"
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Goal:
 
     Attributes:
         reference: ONNX file whose quality on the validation split must be kept.
-        max_drop: allowed drop of the task's metric, in its unit.
+        max_drop: allowed drop of the metric, in its unit.
         relative: whether it is a share of the reference's metric instead.
         minimise: "latency" or "size".
         bench: batch sizes and thread counts that count.
@@ -49,10 +47,29 @@ class Goal:
     relative: bool = False
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and by what.
+
+    Attributes:
+        name: of the candidate; None where the input itself stays.
+        target: its file, and the runtime that it is fastest on.
+        account: every candidate with its figures, and why it was kept or refused.
+        threads: batch size to the thread count at which the choice is fastest.
+        interrupted: whether it was chosen by less than was to be measured.
+    """
+
+    name: str | None
+    target: Target
+    account: list[Candidate]
+    threads: dict[int, int]
+    interrupted: bool = False
+
+
 def build(
     source: Path,
     folder: Path,
-    task: Task,
+    judge: Judge,
     config: QuantizeConfig,
     seed: int = 0,
     minimise: str = "latency",
@@ -68,7 +85,7 @@ def build(
     """
     prepared = folder / "prepared.onnx"
     preprocess(source, prepared)
-    samples = calibration(task.train, config.samples, seed)
+    samples = judge.calibration(config.samples, seed)
     files, failures = {}, {}
     for number, (name, make) in enumerate(
         makers(prepared, folder, samples, config, minimise).items()
@@ -81,21 +98,8 @@ def build(
         except InputError:
             raise
         except Exception as error:  # onnxruntime's quantizers raise whatever they meet
-            line = (
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            )
-            failures[name] = f"could not be built: {line}"
+            failures[name] = f"could not be built: {_line(error)}"
     return files, failures
-
-
-def calibration(split: Split, count: int, seed: int) -> list[Feeds]:
-    """Batches of samples drawn without replacement; sequences beside others of their length."""
-    import torch
-
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    drawn = split.subset(order[:count])
-    batches = [drawn.take(rows) for rows in drawn.chunks(_CALIBRATION_BATCH)]
-    return [tuple(part.numpy() for part in batch) for batch in batches]
 
 
 def _finish(path: Path) -> None:
@@ -112,69 +116,111 @@ def choose(
     source: Path,
     files: dict[str, Path],
     failures: dict[str, str],
-    task: Task,
+    judge: Judge,
     goal: Goal,
     *,
     stage: str,
     device: str = "cpu",
     threads: int = 1,
+    runtimes: tuple[str, ...] = (),
     progress: Progress = quiet,
-) -> tuple[str | None, list[Candidate]]:
+) -> Choice:
     """Measure all candidates beside their input and choose one.
+
+    An interrupt while they are timed leaves a choice by what is known, see `time_candidates`.
 
     Args:
         source: the stage's input, which a candidate must not be slower than.
-        threads: for the answers to the validation split, which are not timed.
-
-    Returns:
-        Name of the chosen candidate, None where the input itself stays, and the account of all.
+        threads: for answers that are not timed.
+        runtimes: which every file, the input's included, is tried on beside onnxruntime.
     """
-    arms = {"fp32 input": source, **files}
-    config = goal.bench.model_copy(update=_CHOOSING)
-    measured = measure(
-        arms,
-        config,
-        inputs=feeds(task.validation),
-        device=device,
-        progress=progress,
-        label="candidates",
-    )
-    reference = _scores(goal.reference, task, device, threads)
+    reference = _scores(Target(goal.reference), judge, device, threads)
     if goal.relative:
         goal = replace(goal, max_drop=goal.max_drop * abs(float(reference.mean())))
-    metric = metric_format(task.metric.name, task.metric.higher_is_better)
+    arms = _targets(source, files, runtimes)
+    drops, failed = _drops(arms, reference, judge, device, threads)
+    within = {name for name, drop in drops.items() if drop <= goal.max_drop + _ROUNDING}
+    timed = time_candidates(
+        {name: arms[name] for name in drops},
+        INPUT,
+        within if goal.minimise == "latency" else (),
+        goal.bench,
+        judge,
+        device,
+        progress,
+    )
+    failed |= {name: f"could not be timed: {why}" for name, why in timed.failed.items()}
+    change = metric_format(judge.metric, judge.higher_is_better).change
     found: dict[str, Candidate] = {}
-    for name, path in arms.items():
-        scores = _scores(path, task, device, threads)
-        drop, _ = paired_drop(reference, scores, task.metric.higher_is_better)
-        ratio = measured.overall("fp32 input", name) if name != "fp32 input" else 1.0
+    for name, ratio in timed.ratios.items():
         found[name] = Candidate(
             stage=stage,
             name=name,
             kept=False,
-            reason=_refusal(drop, ratio, goal, metric.change),
-            drop=drop,
+            reason=_refusal(drops[name], ratio, goal, change),
+            drop=drops[name],
             latency_ratio=ratio,
-            size_bytes=path.stat().st_size,
+            size_bytes=arms[name].path.stat().st_size,
         )
     chosen = _best(found, goal)
     account = [_account(entry, chosen, found, goal) for entry in found.values()]
-    failed = [
+    account += [
         Candidate(stage=stage, name=name, kept=False, reason=reason)
-        for name, reason in failures.items()
+        for name, reason in (failures | failed).items()
     ]
-    return (None if chosen == "fp32 input" else chosen), account + failed
+    best_threads = {batch: timed.threads(chosen, batch) for batch in goal.bench.batch}
+    taken = None if chosen == INPUT else chosen
+    return Choice(taken, arms[chosen], account, best_threads, timed.interrupted)
 
 
-def _scores(path: Path, task: Task, device: str, threads: int) -> npt.NDArray[np.float64]:
-    outputs = run_onnx(Session(path, device, threads), task.validation)
-    check_outputs(task, outputs, task.validation)
-    return task.metric.score(outputs, task.validation.targets.numpy())
+def _drops(
+    arms: dict[str, Target], reference: Floats, judge: Judge, device: str, threads: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """What each arm loses against the reference; and why some could not be asked."""
+    drops, failed = dict[str, float](), dict[str, str]()
+    for name, target in arms.items():
+        try:
+            scores = _scores(target, judge, device, threads)
+        except Exception as error:  # a candidate may fail as runtimes do; the input may not
+            if name == INPUT:
+                raise
+            failed[name] = f"fails on the data: {_line(error)}"
+            continue
+        drops[name], _ = paired_drop(reference, scores, judge.higher_is_better)
+    return drops, failed
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _targets(source: Path, files: dict[str, Path], runtimes: tuple[str, ...]) -> dict[str, Target]:
+    """Every file on onnxruntime, then on each of the others."""
+    every = {INPUT: source, **files}
+    found = {name: Target(path) for name, path in every.items()}
+    for runtime in runtimes:
+        found |= {f"{name}, {runtime}": Target(path, runtime) for name, path in every.items()}
+    return found
+
+
+def refuse_single_method(choice: Choice, config: QuantizeConfig) -> None:
+    """Raise NoEffect where the one method that was asked for is not what was kept."""
+    if choice.name is None and config.method != "best":
+        refused = [entry.reason for entry in choice.account if entry.name != INPUT]
+        raise NoEffect(
+            f"quantization by '{config.method}' was refused: {(refused or ['not built'])[0]}. "
+            "Use method=best, or raise budget.max_drop."
+        )
+
+
+def _scores(target: Target, judge: Judge, device: str, threads: int) -> Floats:
+    model = open_model(target.runtime, target.path, device, threads)
+    return judge.scores(model, "validation")
 
 
 def _refusal(drop: float, ratio: float, goal: Goal, change: str) -> str:
     """Why a candidate cannot be taken; empty where it can. `change` is the word for a drop."""
-    if drop > goal.max_drop + 1e-9:
+    if drop > goal.max_drop + _ROUNDING:
         return f"validation {change} {drop:.4f} is over the budget of {goal.max_drop:.4g}"
     if ratio > 1 + MARGIN and goal.minimise == "latency":
         return f"slower than the fp32 input: {ratio:.2f} × its latency"
@@ -182,7 +228,7 @@ def _refusal(drop: float, ratio: float, goal: Goal, change: str) -> str:
 
 
 def _best(found: dict[str, Candidate], goal: Goal) -> str:
-    allowed = [entry for entry in found.values() if not entry.reason] or [found["fp32 input"]]
+    allowed = [entry for entry in found.values() if not entry.reason] or [found[INPUT]]
     if goal.minimise == "size":
         return min(allowed, key=lambda entry: entry.size_bytes or 0).name
     fastest = min(entry.latency_ratio or 1.0 for entry in allowed)

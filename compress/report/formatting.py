@@ -12,7 +12,10 @@ from compress.report.record import Interval
 DASH = "–"
 MINUS = "−"
 
-_SHARES = ("accuracy", "f1", "precision", "recall", "top1", "top5")
+_SHARES = (
+    *("accuracy", "f1", "precision", "recall", "top1", "top5"),
+    *("top-1 agreement", "relative error"),
+)
 
 
 def number(value: float | None, digits: int = 3, *, trim: bool = False) -> str:
@@ -140,6 +143,10 @@ class MetricFormat:
     def interval(self, bounds: Interval, n: int) -> str:
         """The interval of a value or a difference, in the same digits and without the unit."""
         return interval(self._scaled(bounds[0], n), self._scaled(bounds[1], n))
+
+    def basis(self, bounds: Interval | None, n: int) -> tuple[str, ...]:
+        """What a value stands on: its interval and the samples; nothing for one number alone."""
+        return () if bounds is None else (self.interval(bounds, n), f"N = {n:,}")
 
     def difference(self, value: float, n: int) -> str:
         """A difference without its unit."""

@@ -47,7 +47,7 @@ def accuracy_against_latency(report: Report, width: Width) -> Markup:
     frame = Box(58, 14, across - 14, down - 50)
     most = 9 if width == "wide" else 6
     x_axis = log_axis([point.latency for point in points], frame.left, frame.right, most=most)
-    limits = [bound for point in points for bound in (*point.quality.interval, point.quality.value)]
+    limits = [bound for point in points for bound in (*point.quality.bounds, point.quality.value)]
     y_axis = linear_axis(limits, frame.bottom, frame.top)
     points = [_placed(point, x_axis, y_axis) for point in points]
     front, points = pareto_front(points), _apart(points)
@@ -68,7 +68,7 @@ def accuracy_against_latency(report: Report, width: Width) -> Markup:
 
 
 def _placed(point: Point, x_axis: Axis, y_axis: Axis) -> Point:
-    low, high = point.quality.interval
+    low, high = point.quality.bounds
     return replace(
         point,
         x=x_axis(point.latency),

@@ -43,7 +43,7 @@ def outside_picture(report: Report) -> list[Point]:
     points = sorted(_all_points(report), key=_goodness)
     outside: list[Point] = []
     while len(points) > 2 and points[0].role not in ("baseline", "final"):
-        rest = [bound for point in points[1:] for bound in point.quality.interval]
+        rest = [bound for point in points[1:] for bound in point.quality.bounds]
         gap = min(abs(points[0].quality.value - bound) for bound in rest)
         if gap <= 3 * (max(rest) - min(rest)):
             break

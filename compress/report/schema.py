@@ -30,7 +30,8 @@ class Quality(Record):
         metric: name of the metric, such as "accuracy".
         value: mean over the samples, in the metric's own unit (accuracy: 0 to 1).
         n: samples.
-        interval: 95 % confidence interval of `value`.
+        interval: 95 % confidence interval of `value`; None where it is one number with no samples
+            behind it.
         higher_is_better: False for losses and errors.
         details: further metrics of the same samples, such as "macro_f1" and "loss".
     """
@@ -38,9 +39,14 @@ class Quality(Record):
     metric: str
     value: float
     n: int = Field(ge=1)
-    interval: Interval
+    interval: Interval | None
     higher_is_better: bool
     details: dict[str, float] = {}
+
+    @property
+    def bounds(self) -> Interval:
+        """The interval, for pictures; no wider than the value where there is none."""
+        return self.interval or (self.value, self.value)
 
 
 class Arm(Record):

@@ -135,7 +135,7 @@ def _quality_cell(quality: Quality | None) -> Cell:
     if quality is None:
         return Cell()
     metric = formatting.metric_format(quality.metric)
-    notes = (metric.interval(quality.interval, quality.n), f"N = {quality.n:,}")
+    notes = metric.basis(quality.interval, quality.n)
     return Cell(metric.value(quality.value, quality.n), notes, sort=quality.value)
 
 

@@ -24,6 +24,9 @@ class Model(Protocol):
     def run(self, inputs: Array | Feeds, batch_size: int = 250) -> Array:
         """First output for all rows of the inputs, computed in batches; (n, …)."""
 
+    def outputs_of(self, feeds: Feeds) -> list[Array]:
+        """All outputs of one call, in the model's order."""
+
     def bind(self, inputs: Array | Feeds) -> Callable[[], None]:
         """A call that runs one fixed batch; it is run once to make it, which is the first call."""
 

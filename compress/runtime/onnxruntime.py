@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from compress.data.samples import Declared
 from compress.errors import DeviceUnavailable, ModelFileError, ShapeMismatch
 from compress.runtime.interface import Array, Feeds, fill, in_batches, made_up
 
@@ -93,6 +94,28 @@ class Session:
 
     def _first_output(self, feeds: Feeds) -> Array:
         return np.asarray(self._session.run(None, dict(zip(self._names(), feeds, strict=True)))[0])
+
+    def outputs_of(self, feeds: Feeds) -> list[Array]:
+        """All outputs of one call, in the model's order; what is no tensor is left out."""
+        found = self._session.run(None, dict(zip(self._names(), feeds, strict=True)))
+        return [value for value in found if isinstance(value, np.ndarray)]
+
+    def declared(self) -> list[Declared]:
+        """The model's inputs, in its order.
+
+        Raises:
+            ModelFileError: an input of a type that is no array of numbers.
+        """
+        return [self._declared(entry) for entry in self.inputs]
+
+    def _declared(self, entry: ort.NodeArg) -> Declared:
+        if entry.type not in _TYPES:
+            raise ModelFileError(
+                f"{self.file}: input '{entry.name}' is a {entry.type}; expected a tensor of "
+                f"{', '.join(sorted(kind[7:-1] for kind in _TYPES))}."
+            )
+        sizes = tuple(size if isinstance(size, int) else None for size in entry.shape)
+        return Declared(entry.name, np.dtype(_TYPES[entry.type]), sizes)
 
     def prepare(self) -> None:
         """Nothing: a session has threads of its own."""

@@ -75,6 +75,13 @@ class OpenVinoModel:
 
         return in_batches(call, feeds, size, filled=first.is_static)
 
+    def outputs_of(self, feeds: Feeds) -> list[Array]:
+        """All outputs of one call, in the model's order."""
+        request = self._compiled.create_infer_request()
+        self._set(request, feeds)
+        request.infer()
+        return [np.array(tensor.data) for tensor in request.output_tensors]
+
     def bind(self, inputs: Array | Feeds) -> Callable[[], None]:
         """A call that runs one fixed batch, compiled for its shapes; inputs in place."""
         feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs

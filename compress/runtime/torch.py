@@ -53,6 +53,10 @@ class Eager:
 
         return in_batches(call, feeds, batch_size)
 
+    def outputs_of(self, feeds: Feeds) -> list[Array]:
+        """The one output of a call."""
+        return [self.run(feeds, len(feeds[0]))]
+
     def bind(self, inputs: Array | Feeds) -> Callable[[], None]:
         """A call that runs one fixed batch.
 

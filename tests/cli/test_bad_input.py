@@ -17,6 +17,8 @@ from compress import cli
 from compress.artifact import CARD, ONNX, WEIGHTS, Card, finish, writing
 from compress.errors import NoEffect
 from compress.models.references import ModelSpec
+from compress.quantization.best import Choice
+from compress.runtime.interface import Target
 
 HERE = Path(__file__).parent
 TINY = HERE / "tiny.yaml"
@@ -169,7 +171,8 @@ KNOWN_MODELS = (
         ),
         (
             ["quantize", "bad.onnx"],
-            "--data: name the task; an ONNX file does not say what it was trained on.",
+            "--data: name a task, npz:FILE or file.py:factory; an ONNX file does not say what it "
+            "takes.",
         ),
         (["distill", "base", "nonsense", *FIT], f"No model named 'nonsense'. {KNOWN_MODELS}"),
         (
@@ -325,7 +328,9 @@ def test_a_stage_without_effect_is_named(fails: Fails, monkeypatch: pytest.Monke
 
 
 def test_a_method_that_is_refused_leaves_nothing(fails: Fails, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("compress.quantization.best.choose", lambda *_, **__: (None, []))
+    monkeypatch.setattr(
+        "compress.quantization.best.choose", lambda *_, **__: Choice(None, Target(Path()), [], {})
+    )
     assert fails("quantize", Path("base").absolute(), "samples=8", "method=static") == (
         1,
         "compress: quantization by 'static' was refused: not built. Use method=best, or raise "

@@ -206,11 +206,15 @@ def test_distill_into_a_new_student_and_into_an_artifact(call: Call, base: Path,
 
 
 def test_quantize(call: Call, base: Path, tmp_path: Path):
+    quick = [f"benchmark.{setting}" for setting in QUICK]
     found = call(
-        "quantize", base, "method=weight-only", "--minimise", "size", "--max-drop", 1, "--out", "q"
+        *["quantize", base, "method=weight-only", *quick],
+        *["--minimise", "size", "--max-drop", 1, "--out", "q"],
     )
     assert (found.code, found.err) == (0, "")
-    assert re.search(r"^  kept    weight-only .* × latency +smallest within the", found.out, re.M)
+    assert re.search(r"^  kept    weight-only .* × as fast .* smallest within", found.out, re.M)
+    assert re.search(r"^q +fp32, int8 weights +.* ← final|^q ← final", found.out, re.M)
+    assert found.out.endswith("report: q/report.html\n")
     assert re.search(r"^  refused fp32 input .* weight-only is faster or smaller$", found.out, re.M)
     card = load_artifact(tmp_path / "q").card
     assert card.evidence["operators"]["Conv"] == {"fp32, int8 weights": 4, "fp32": 2}

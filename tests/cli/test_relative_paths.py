@@ -29,6 +29,7 @@ def test_quantize_below_the_current_folder(
         card = Card(kind="train", name="train", task="tiny:task", key="base", model=tiny_spec)
         finish(scratch, card, trained)
     command = ["quantize", "base", f"method={method}", "--minimise", "size", "--max-drop", "1"]
+    command += ["benchmark.workers=1", "benchmark.rounds=2", "benchmark.batch=1"]
     monkeypatch.setattr(sys, "argv", ["compress", *command])
     with pytest.raises(SystemExit) as stop:
         cli.main()

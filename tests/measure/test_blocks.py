@@ -121,3 +121,13 @@ def test_noise_alone_seldom_looks_like_a_warm_up():
     ]
     assert np.mean(steady) > 0.8
     assert np.mean(falling) < 0.05
+
+
+@pytest.mark.parametrize(("call_ns", "calls"), [(399e6, 4), (401e6, 1)])
+def test_a_block_of_a_slow_model_is_one_call(block, call_ns: float, calls: int):
+    made, clock = block(call_ns)
+    warm(made, WarmUp(seconds=0.0, calls=1, cap=0.0))
+    before = clock.calls
+    assert made.run() == call_ns
+    assert clock.calls - before == calls
+    assert len(made.single_ns) == made.calls == max(1, calls - 1)

@@ -116,7 +116,8 @@ def judged(
         arms=[arm("base", 2), arm("small", 1)],
     )
     scores = {"base": np.array(before, float), "small": np.array(after, float)}
-    return judge(report, scores, task, BudgetConfig(max_drop=max_drop, minimise="size"))
+    metric, budget = task.metric, BudgetConfig(max_drop=max_drop, minimise="size")
+    return judge(report, scores, metric.name, metric.higher_is_better, budget)
 
 
 def scores(worse: int, better: int, n: int) -> tuple[list[int], list[int]]:

@@ -15,13 +15,17 @@ from onnx import TensorProto, helper
 from compress.data.task import MSE, Task
 from compress.export.graph import operators
 from compress.measure.config import BenchConfig
-from compress.measure.latency import Measured
-from compress.quantization import best
+from compress.measure.judge import TaskJudge
+from compress.measure.measured import Beside, Measured
+from compress.quantization import best, timing
 from compress.quantization.config import QuantizeConfig
+from compress.report.measure_schema import Noise, RawWorker
 from compress.report.schema import Candidate
+from compress.runtime.interface import Target
 from compress.runtime.onnxruntime import Session
 
 INPUT = "fp32 input"
+WORKER = RawWorker(seed=0, order=[], noise=Noise(seconds=1.0, calibration_ns=(1, 1)))
 
 
 class Stage:
@@ -30,6 +34,8 @@ class Stage:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
         self.folder, self.monkeypatch, self.task = folder, monkeypatch, task
         self.configs: list[BenchConfig] = []
+        self.workers = 4
+        self.timed: list[dict[str, Path]] = []
 
     def choose(
         self,
@@ -44,23 +50,28 @@ class Stage:
             files[name].write_bytes(b"x" * size)
             hits[files[name]] = right
 
-        def measure(timed: dict[str, Path], config: BenchConfig, **_: object) -> Measured:
-            assert timed == files
+        def measure(timed: dict[str, Target], config: BenchConfig, **_: object) -> Measured:
+            self.timed.append({name: target.path for name, target in timed.items()})
             self.configs.append(config)
-            blocks = {(arm, 1, 1): np.full((4, 6), 1e6 * arms[arm][0]) for arm in timed}
-            return Measured(blocks, dict.fromkeys(blocks, 1))
+            blocks = {
+                (arm, n, 1): np.full((4, 6), 1e6 * arms[arm][0]) for arm in timed for n in (1, 3)
+            }
+            blocks = {cell: rows[: config.workers] for cell, rows in blocks.items()}
+            beside = dict.fromkeys(blocks, Beside())
+            workers = (WORKER,) * min(config.workers, self.workers)
+            return Measured(blocks, dict.fromkeys(blocks, 1), beside, workers)
 
-        def scores(path: Path, task: Task, device: str, threads: int) -> np.ndarray:
-            return (np.arange(100) < hits[path]).astype(float)
+        def scores(target: Target, *_: object) -> np.ndarray:
+            return (np.arange(100) < hits[target.path]).astype(float)
 
-        self.monkeypatch.setattr(best, "measure", measure)
+        self.monkeypatch.setattr(timing, "measure", measure)
         self.monkeypatch.setattr(best, "_scores", scores)
         source, others = files[INPUT], {k: v for k, v in files.items() if k != INPUT}
         goal = best.Goal(source, max_drop, minimise, BenchConfig(batch=(1, 3), control=True))
-        chosen, account = best.choose(
-            source, others, failures or {}, self.task, goal, stage="4-quantize"
+        self.choice = best.choose(
+            source, others, failures or {}, TaskJudge(self.task), goal, stage="4-quantize"
         )
-        return chosen, {entry.name: entry for entry in account}
+        return self.choice.name, {entry.name: entry for entry in self.choice.account}
 
 
 @pytest.fixture
@@ -162,11 +173,32 @@ def test_size_is_minimised_whatever_the_latency(stage: Stage):
 
 
 def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
+    arms = {
+        INPUT: (1.0, 90, 400),
+        "static": (0.5, 90, 100),
+        "near": (0.6, 90, 100),
+        "slow": (0.7, 90, 100),
+        "wrong": (0.4, 10, 100),
+    }
+    stage.choose(arms)
+    assert [list(names) for names in stage.timed] == [list(arms), [INPUT, "static", "near"]]
+    expected = BenchConfig(batch=(1, 3), rounds=6, control=False, warm_up_cap_s=0.1, workers=1)
+    assert stage.configs == [expected, expected.model_copy(update={"workers": 3})]
+
+
+def test_for_the_smallest_one_process_times_all(stage: Stage):
+    stage.choose({INPUT: (1.0, 90, 400), "static": (0.5, 90, 100)}, minimise="size")
+    assert [config.workers for config in stage.configs] == [1]
+
+
+def test_an_interrupt_leaves_a_choice_by_what_was_measured(stage: Stage):
+    stage.workers = 2
+    assert stage.choose({INPUT: (1.0, 90, 400), "static": (0.5, 90, 100)})[0] == "static"
+    assert stage.choice.interrupted
+    assert stage.choice.threads == {1: 1, 3: 1}
+    stage.workers = 4
     stage.choose({INPUT: (1.0, 90, 400)})
-    (config,) = stage.configs
-    assert config == BenchConfig(
-        batch=(1, 3), workers=4, rounds=6, control=False, warm_up_cap_s=0.1
-    )
+    assert not stage.choice.interrupted
 
 
 ARM = st.tuples(st.floats(0.1, 3), st.integers(0, 100), st.integers(1, 500))
@@ -208,7 +240,7 @@ def built(
     trained_onnx: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Path], dict[str, str]]:
     folder = tmp_path_factory.mktemp("candidates")
-    return best.build(trained_onnx, folder, tiny_task, QuantizeConfig(samples=64))
+    return best.build(trained_onnx, folder, TaskJudge(tiny_task), QuantizeConfig(samples=64))
 
 
 def test_all_candidates_are_built_small_named_and_loadable(
@@ -237,11 +269,11 @@ def test_calibration_depends_on_the_seed_and_on_nothing_else(
     tiny_task: Task,
     tmp_path: Path,
 ):
-    config = QuantizeConfig(method="static", samples=64)
+    config, judge = QuantizeConfig(method="static", samples=64), TaskJudge(tiny_task)
     found = {}
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
-        files, _ = best.build(trained_onnx, tmp_path / str(seed), tiny_task, config, seed)
+        files, _ = best.build(trained_onnx, tmp_path / str(seed), judge, config, seed)
         assert list(files) == ["static"]
         found[seed] = files["static"].read_bytes()
     assert found[0] == built[0]["static"].read_bytes()
@@ -255,7 +287,8 @@ def test_what_cannot_become_int8_is_named_with_the_reason(tmp_path: Path, tiny_t
     graph = helper.make_graph([helper.make_node("Abs", "x", "y")], "g", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, tmp_path / "abs.onnx")
-    files, failures = best.build(tmp_path / "abs.onnx", tmp_path, tiny_task, QuantizeConfig())
+    judge = TaskJudge(tiny_task)
+    files, failures = best.build(tmp_path / "abs.onnx", tmp_path, judge, QuantizeConfig())
     assert files == {}
     assert failures == dict.fromkeys(
         ("dynamic", "weight-only"), "could not be built: no operator became int8"

@@ -1,0 +1,245 @@
+"""Judging any ONNX model on the user's own inputs: by his metric, or by agreement with fp32."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from compress.data.samples import Array, Samples
+from compress.errors import InputError, ModelFileError
+from compress.measure.judge import Floats, Part, quality_of
+from compress.named_object import load_named
+from compress.report.schema import Quality
+from compress.runtime.interface import Feeds, Model
+from compress.runtime.onnxruntime import Session
+
+#: How outputs are compared: see `Agreement`.
+Rule = Literal["auto", "top-1", "error"]
+#: Takes inputs by name, gives all outputs in the model's order.
+Run = Callable[[Mapping[str, Array] | Sequence[Array] | Array], list[Array]]
+
+_CHUNK = 32
+#: Operators that a layer of scores ends in; what ends in a normalization is no score.
+_SCORES = {"Softmax", "LogSoftmax", "Sigmoid", "Gemm", "MatMul", "Conv"}
+#: Between those and the output.
+_PASSED = {"Add", "Reshape", "Squeeze", "Flatten", "Cast", "Identity", "Unsqueeze", "Transpose"}
+#: A row of unit length is an embedding, whatever made it.
+_UNIT = 1e-3
+
+
+class OwnData:
+    """What both ways of judging share: samples in three parts, for calls of any size."""
+
+    data: str
+
+    def __init__(self, samples: Samples, seed: int) -> None:
+        self.data = samples.name
+        self.parts = samples.split(seed)
+
+    def calibration(self, count: int, seed: int) -> list[Feeds]:
+        """Calls of at most 32 samples of equal shapes."""
+        part = self.parts["calibration"]
+        order = np.random.default_rng(seed).permutation(len(part))
+        drawn = part.subset(order[:count].tolist())
+        return [drawn.take(places) for places in drawn.chunks(_CHUNK)]
+
+    def sizes(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
+        """Those wanted; where samples stand alone, the rows of a call."""
+        if self.parts["validation"].batched:
+            return wanted
+        first = self.parts["validation"].typical(1)[0]
+        return (first.shape[0] if first.ndim else 1,)
+
+    def batch(self, size: int) -> Feeds:
+        """The samples of median size; where samples stand alone, one call as it is."""
+        return self.parts["validation"].typical(size)
+
+
+class Agreement(OwnData):
+    """How far a model's outputs are from those of the fp32 model; no labels are needed.
+
+    "top-1": the share of places at which the largest score of the first output is the same one.
+    "error": ‖y − y₀‖ / ‖y₀‖ of each sample, of several outputs the largest.
+    """
+
+    def __init__(
+        self, samples: Samples, reference: Path, rule: Rule = "auto", *, seed: int = 0
+    ) -> None:
+        """Answer all samples with the fp32 model, once.
+
+        Raises:
+            ModelFileError: the model fails on its samples, or its answers are no numbers.
+        """
+        super().__init__(samples, seed)
+        session = Session(reference)
+        held: tuple[Part, ...] = ("validation", "test")
+        self._expected = {part: self._answer(session, part) for part in held}
+        for part in held:
+            _check_finite(self._expected[part], reference)
+        found = rule if rule != "auto" else _rule(reference, self._expected["validation"])
+        self.rule = found
+        self.metric = "top-1 agreement" if found == "top-1" else "relative error"
+        self.higher_is_better = found == "top-1"
+        why = "" if rule == found else f", as its {_WHY[found]}; --agreement takes another"
+        self.notes = [
+            f"No labels were given: {self.metric} with the fp32 model's own outputs is what was "
+            f"judged{why}. It says what quantization changed, not how right the model is."
+        ]
+
+    def _answer(self, model: Model, part: Part) -> list[list[Array]]:
+        """For each sample its outputs, each (1, …) where the sample is a row."""
+        samples = self.parts[part]
+        answers: list[list[Array]] = [[] for _ in range(len(samples))]
+        for places in samples.chunks(_CHUNK):
+            try:
+                outputs = model.outputs_of(samples.take(places))
+            except Exception as error:  # onnxruntime's own classes share no public base
+                line = (str(error).strip().splitlines() or ["no reason given"])[0]
+                raise ModelFileError(f"{self.data}: the model fails on it: {line}") from error
+            for row, place in enumerate(places):
+                answers[place] = [_row(value, row, len(places)) for value in outputs]
+        return answers
+
+    def scores(self, model: Model, part: Part) -> Floats:
+        """One score a sample; what is no number counts as wrong."""
+        score = _same_top if self.rule == "top-1" else _error
+        pairs = zip(self._expected[part], self._answer(model, part), strict=True)
+        return np.array([score(expected, found) for expected, found in pairs])
+
+    def quality(self, model: Model, part: Part) -> Quality:
+        return quality_of(self, self.scores(model, part))
+
+
+_WHY = {
+    "top-1": "first output looks like scores",
+    "error": "first output does not look like scores",
+}
+
+
+def _row(value: Array, row: int, rows: int) -> Array:
+    """One sample's part of an output; the whole where the output has no row for each."""
+    return value[row : row + 1] if value.ndim and value.shape[0] == rows and rows > 1 else value
+
+
+def _check_finite(answers: list[list[Array]], reference: Path) -> None:
+    for answer in answers:
+        floats = [value for value in answer if value.dtype.kind == "f"]
+        if not floats:
+            raise ModelFileError(f"{reference}: gives no floating-point output to be compared.")
+        if not all(np.isfinite(value).all() for value in floats):
+            raise ModelFileError(
+                f"{reference}: answers the samples with NaN or infinity; there is nothing to keep."
+            )
+
+
+def _rule(reference: Path, answers: list[list[Array]]) -> Literal["top-1", "error"]:
+    """Whether the first output is scores, by the operators that made it and by its values."""
+    first = answers[0][0]
+    if first.ndim < 2 or first.shape[-1] < 2 or first.dtype.kind != "f":
+        return "error"
+    norms = np.concatenate(
+        [np.linalg.norm(answer[0], axis=-1).ravel() for answer in answers if answer[0].size]
+    )
+    if np.abs(norms - 1).max() < _UNIT:
+        return "error"
+    graph = onnx.load(reference, load_external_data=False).graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    node = made_by.get(graph.output[0].name)
+    while node is not None and node.op_type in _PASSED:
+        node = next((made_by[name] for name in node.input if name in made_by), None)
+    return "top-1" if node is not None and node.op_type in _SCORES else "error"
+
+
+def _same_top(expected: list[Array], found: list[Array]) -> float:
+    if not np.isfinite(found[0]).all():
+        return 0.0
+    return float((expected[0].argmax(axis=-1) == found[0].argmax(axis=-1)).mean())
+
+
+def _error(expected: list[Array], found: list[Array]) -> float:
+    errors = [0.0]
+    for before, after in zip(expected, found, strict=True):
+        if before.dtype.kind != "f" or not before.size:
+            continue
+        wanted = before.astype(np.float64)
+        away = float(np.linalg.norm(after - wanted))
+        size = float(np.linalg.norm(wanted))
+        errors.append(away / size if size else float(away > 0))
+    worst = float(np.max(errors))  # which is NaN where one of them is
+    return worst if np.isfinite(worst) else 1.0
+
+
+class OwnMetric(OwnData):
+    """The user's function: it gets `run`, and gives a number, or one for each sample."""
+
+    def __init__(
+        self, samples: Samples, reference: str, *, higher_is_better: bool = True, seed: int = 0
+    ) -> None:
+        """Find the function.
+
+        Args:
+            reference: `file.py:function` or `package.module:function`; called with `run`, and with
+                `part="validation"` or "test" where it takes a `part`.
+
+        Raises:
+            InputError: it cannot be imported or called.
+        """
+        super().__init__(samples, seed)
+        try:
+            self._function: Callable[..., Any] = load_named(reference)
+            self._by_part = "part" in inspect.signature(self._function).parameters
+        except Exception as error:
+            raise InputError(f"metric '{reference}': {type(error).__name__}: {error}") from error
+        self.reference = reference
+        self.metric = reference.rpartition(":")[2]
+        self.higher_is_better = higher_is_better
+        self.notes = (
+            []
+            if self._by_part
+            else [
+                f"{reference} takes no `part`: the data that the model was chosen by is the data "
+                "that it is reported on."
+            ]
+        )
+
+    def scores(self, model: Model, part: Part) -> Floats:
+        """What the function gives, (n,); n is 1 for a single number.
+
+        Raises:
+            InputError: the function fails, or gives what is no number.
+        """
+        names = self.parts["test"].names
+
+        def run(feeds: Mapping[str, Array] | Sequence[Array] | Array) -> list[Array]:
+            if isinstance(feeds, Mapping) and len(feeds) > 1 and set(feeds) != set(names):
+                raise ValueError(
+                    f"run() got {', '.join(feeds)}; the model takes {', '.join(names)}"
+                )
+            if isinstance(feeds, Mapping):
+                feeds = [feeds.get(name, next(iter(feeds.values()))) for name in names]
+            arrays = [feeds] if isinstance(feeds, np.ndarray) else feeds
+            return model.outputs_of(tuple(np.asarray(array) for array in arrays))
+
+        try:
+            found = self._function(run, part=part) if self._by_part else self._function(run)
+            values: npt.NDArray[np.float64] = np.atleast_1d(np.asarray(found, dtype=np.float64))
+        except Exception as error:
+            line = (str(error).strip().splitlines() or ["no reason given"])[0]
+            raise InputError(
+                f"metric '{self.reference}': {type(error).__name__}: {line}"
+            ) from error
+        if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+            raise InputError(
+                f"metric '{self.reference}' gave {np.array2string(values, threshold=5)}; expected "
+                "a number, or one for each sample."
+            )
+        return values
+
+    def quality(self, model: Model, part: Part) -> Quality:
+        return quality_of(self, self.scores(model, part))

@@ -1,0 +1,104 @@
+"""Who judges a model, by what the caller names: a task, a metric of his own, or the fp32 model."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from compress.artifact import Artifact, wrap_onnx
+from compress.data.references import TASKS, load_task
+from compress.data.samples import NPZ, inputs_like, read_data, to_samples
+from compress.errors import InputError, UnknownName
+from compress.measure.judge import Judge, TaskJudge
+from compress.measure.own_data import Agreement, OwnMetric, Rule
+from compress.runtime.onnxruntime import Session
+
+#: Calls that an export is compared on.
+_COMPARED = 8
+
+
+def read_any(data: str) -> Any:
+    """What a data reference gives: a task, or inputs as `to_samples` takes them.
+
+    Args:
+        data: a task's name, `npz:FILE`, or `package.module:factory` or `file.py:factory`.
+
+    Raises:
+        UnknownName: no such task.
+        InputError: the data is not there, or its factory fails.
+    """
+    if ":" in data:
+        found = read_data(data)
+        return list(found) if inspect.isgenerator(found) else found
+    if data not in TASKS:
+        raise UnknownName("task", data, [*TASKS, f"{NPZ}FILE", "file.py:factory"])
+    return load_task(data)
+
+
+def judge_for(
+    data: str,
+    made: Any,
+    model: Path,
+    *,
+    metric: str | None = None,
+    higher_is_better: bool = True,
+    agreement: Rule = "auto",
+    seed: int = 0,
+) -> Judge:
+    """A judgement for a model on what `read_any` gave.
+
+    Args:
+        data: the data reference.
+        model: ONNX file of the fp32 model.
+        metric: `file.py:function` or `package.module:function` for data without labels.
+        agreement: how outputs are compared where there is no metric.
+
+    Raises:
+        InputError: the metric is not there, or the data does not fit the model.
+    """
+    from compress.data.task import Task
+
+    if isinstance(made, Task):
+        if metric is not None:
+            name = made.metric.name
+            raise InputError(f"--metric: task '{data}' has its own, {name}; leave it out.")
+        return TaskJudge(made)
+    samples = to_samples(data, made, Session(model).declared())
+    if metric is not None:
+        return OwnMetric(samples, metric, higher_is_better=higher_is_better, seed=seed)
+    return Agreement(samples, model, agreement, seed=seed)
+
+
+def export_named(reference: str, data: str, made: Any, folder: Path) -> Artifact:
+    """The user's own torch model as ONNX, exported and compared on its data.
+
+    Args:
+        reference: `package.module:factory` or `file.py:factory` that gives a `torch.nn.Module`,
+            weights and all.
+        made: what `read_any` gave for `data`.
+        folder: for the file.
+
+    Raises:
+        InputError: the factory fails, or torch cannot export what it gives.
+        ExportMismatch: the file does not compute what the model does.
+    """
+    import torch
+
+    from compress.data.task import Task
+    from compress.export.torch_to_onnx import export
+    from compress.models.build import build
+    from compress.models.references import ModelSpec
+    from compress.pipeline.stages import export_model
+
+    model = build(ModelSpec(architecture=reference, config={})).eval()
+    path = folder / f"{reference.rpartition(':')[2]}.onnx"
+    if isinstance(made, Task):
+        export_model(model, made, path)
+        return wrap_onnx(path)
+    names = list(inspect.signature(model.forward).parameters)
+    calls = to_samples(data, made, inputs_like(data, made, names))
+    rows = calls.chunks(_COMPARED)[0]
+    tensors = tuple(torch.from_numpy(array) for array in calls.take(rows))
+    export(model, tensors, path, names=calls.names)
+    return wrap_onnx(path)

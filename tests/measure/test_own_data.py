@@ -1,0 +1,170 @@
+"""Judging without labels: agreement with the fp32 model, and the user's own metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compress.data.samples import Samples, from_calls
+from compress.errors import InputError, ModelFileError
+from compress.measure.own_data import Agreement, OwnMetric
+from compress.runtime.onnxruntime import Session
+
+ROWS = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+
+
+def write(path: Path, shift: float = 0.0, *, tail: str = "", scale: float = 1.0) -> Path:
+    """y = (x · W + shift) · scale, and behind it perhaps one more operator."""
+    weight = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+    bias = np.array([shift, 0, 0], np.float32)
+    tensors = [
+        numpy_helper.from_array(array, name)
+        for name, array in {"w": weight * scale, "b": bias * scale}.items()
+    ]
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y0"])]
+    nodes.append(helper.make_node(tail or "Identity", ["y0"], ["y"]))
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph(nodes, "g", [given], [made], tensors)
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+def samples(path: Path) -> Samples:
+    return from_calls("mine", [(ROWS,)], Session(path).declared())
+
+
+def test_scores_are_compared_by_their_largest(tmp_path: Path):
+    fp32, other = write(tmp_path / "a.onnx"), write(tmp_path / "b.onnx", 3.0)
+    judge = Agreement(samples(fp32), fp32)
+    assert (judge.metric, judge.higher_is_better) == ("top-1 agreement", True)
+    assert (judge.scores(Session(fp32), "test") == 1).all()
+    held = np.concatenate([entry[0] for entry in judge.parts["test"].entries])
+    tops = [Session(path).run(held).argmax(axis=1) for path in (fp32, other)]
+    found = judge.scores(Session(other), "test")
+    assert np.array_equal(found, (tops[0] == tops[1]).astype(float))
+    assert 0 < found.mean() < 1
+    quality = judge.quality(Session(other), "test")
+    assert (quality.value, quality.n) == (pytest.approx(found.mean()), 12)
+
+
+def test_what_is_no_score_is_compared_by_its_relative_error(tmp_path: Path):
+    fp32 = write(tmp_path / "a.onnx", tail="Relu")
+    louder = write(tmp_path / "b.onnx", tail="Relu", scale=1.1)
+    judge = Agreement(samples(fp32), fp32)
+    assert (judge.metric, judge.higher_is_better) == ("relative error", False)
+    assert "first output does not look like scores" in judge.notes[0]
+    found = judge.scores(Session(louder), "validation")
+    answered = np.concatenate([entry[0] for entry in judge.parts["validation"].entries])
+    alive = np.abs(Session(fp32).run(answered)).sum(axis=1) > 0
+    assert found[alive] == pytest.approx(0.1, rel=1e-5)
+    assert (judge.scores(Session(fp32), "validation") == 0).all()
+
+
+def test_the_rule_can_be_named(tmp_path: Path):
+    fp32 = write(tmp_path / "a.onnx")
+    judge = Agreement(samples(fp32), fp32, "error")
+    assert judge.metric == "relative error"
+    assert "looks like" not in judge.notes[0]
+
+
+def test_rows_of_unit_length_are_no_scores(tmp_path: Path):
+    path = write(tmp_path / "a.onnx")
+    model = onnx.load(path)
+    model.graph.node[1].op_type = "LpNormalization"
+    onnx.save(model, path)
+    assert Agreement(samples(path), path).rule == "error"
+
+
+def test_a_candidate_that_answers_with_nan_is_wrong_everywhere(tmp_path: Path):
+    fp32, broken = write(tmp_path / "a.onnx"), write(tmp_path / "b.onnx", scale=np.nan)
+    for rule, worst in (("top-1", 0.0), ("error", 1.0)):
+        judge = Agreement(samples(fp32), fp32, rule)
+        assert (judge.scores(Session(broken), "test") == worst).all()
+    with pytest.raises(ModelFileError, match="answers the samples with NaN or infinity; there is"):
+        Agreement(samples(fp32), broken)
+
+
+def test_timed_calls_have_the_size_that_is_asked_for_or_the_one_there_is(tmp_path: Path):
+    fp32 = write(tmp_path / "a.onnx")
+    judge = Agreement(samples(fp32), fp32)
+    assert judge.sizes((1, 32)) == (1, 32)
+    assert judge.batch(32)[0].shape == (32, 6)
+    assert sum(len(call[0]) for call in judge.calibration(7, 0)) == 7
+    model = onnx.load(fp32)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, tmp_path / "fixed.onnx")
+    fixed = Agreement(samples(tmp_path / "fixed.onnx"), tmp_path / "fixed.onnx")
+    assert fixed.sizes((1, 32)) == (4,)
+    assert fixed.batch(32)[0].shape == (4, 6)
+    assert len(fixed.scores(Session(fp32), "test")) == 3
+
+
+METRICS = """
+import numpy as np
+rows = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+
+def mean(run):
+    return run({"x": rows})[0].mean()
+
+def each(run, part):
+    return run(rows[:10] if part == "test" else rows[10:])[0][:, 0]
+
+def text(run): return "good"
+def nan(run): return float("nan")
+def fails(run): raise KeyError("labels")
+"""
+
+
+@pytest.fixture
+def metric(tmp_path: Path) -> Callable[[str], OwnMetric]:
+    (tmp_path / "m.py").write_text(METRICS)
+    path = write(tmp_path / "a.onnx")
+    return lambda name: OwnMetric(samples(path), f"{tmp_path / 'm.py'}:{name}")
+
+
+def test_a_number_has_no_interval_and_is_told_to_be_of_one_part(
+    metric: Callable[[str], OwnMetric], tmp_path: Path
+):
+    judge, session = metric("mean"), Session(tmp_path / "a.onnx")
+    quality = judge.quality(session, "test")
+    assert (quality.metric, quality.n, quality.interval) == ("mean", 1, None)
+    assert quality.value == pytest.approx(float(session.run(ROWS).mean()), rel=1e-6)
+    assert "the data that the model was chosen by is the data that it is reported" in judge.notes[0]
+
+
+def test_a_number_for_each_sample_of_a_part_has_one(
+    metric: Callable[[str], OwnMetric], tmp_path: Path
+):
+    judge, session = metric("each"), Session(tmp_path / "a.onnx")
+    assert len(judge.scores(session, "validation")) == 30
+    assert np.array_equal(judge.scores(session, "test"), session.run(ROWS[:10])[:, 0])
+    assert judge.quality(session, "test").interval is not None
+    assert judge.notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("text", "metric '.*:text': ValueError: could not convert string to float: 'good'"),
+        ("nan", r"metric '.*:nan' gave \[nan\]; expected a number, or one for each sample\."),
+        ("fails", "metric '.*:fails': KeyError: 'labels'"),
+    ],
+)
+def test_a_metric_that_fails_is_told_in_one_line(
+    name: str, message: str, metric: Callable[[str], OwnMetric], tmp_path: Path
+):
+    with pytest.raises(InputError, match=message):
+        metric(name).scores(Session(tmp_path / "a.onnx"), "test")
+
+
+def test_a_metric_that_is_not_there(metric: Callable[[str], OwnMetric]):
+    with pytest.raises(InputError, match=r"metric '.*:absent': AttributeError: .*'absent'"):
+        metric("absent")

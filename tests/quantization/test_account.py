@@ -1,0 +1,43 @@
+"""Why a node is not int8, told of real quantized files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from compress.data.task import Task
+from compress.measure.judge import TaskJudge
+from compress.quantization import best
+from compress.quantization.account import account_of_nodes
+from compress.quantization.config import QuantizeConfig
+
+
+@pytest.fixture(scope="module")
+def files(
+    trained_onnx: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("account")
+    return best.build(trained_onnx, folder, TaskJudge(tiny_task), QuantizeConfig(samples=32))[0]
+
+
+def told(path: Path) -> dict[tuple[str, str], str]:
+    found = account_of_nodes(onnx.load(path))
+    assert all(entry["name"] for entry in found)
+    return {(e["operator"], e["precision"]): e.get("why", "") for e in found}
+
+
+def test_each_technique_says_why_a_node_is_not_int8(files: dict[str, Path], trained_onnx: Path):
+    assert told(files["static"]) == {("Conv", "int8 (static)"): "", ("Gemm", "int8 (static)"): ""}
+    assert told(files["static, first convolution fp32"])["Conv", "fp32"] == (
+        "left in fp32 by the choice: in int8 it was slower or lost too much"
+    )
+    weights = told(files["weight-only"])
+    assert weights["Conv", "fp32, int8 weights"] == (
+        "weights are stored as integers and computed in fp32"
+    )
+    assert weights["Gemm", "fp32"] == "64 weights are too few to pay for the conversion"
+    assert told(trained_onnx)["Conv", "fp32"] == (
+        "convolutions are faster in fp32 than with ranges taken in each call"
+    )
