@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.peers.judge import lost, opened, quality
 from benchmarks.peers.makers import BASELINE, DEFAULT, OWN_TOOLS, PEERS, build, size
-from benchmarks.peers.ours import Choice, ours
+from benchmarks.peers.ours import WAYS, Choice, ours
 from benchmarks.peers.references import REFERENCES, make_reference
 from benchmarks.peers.subject import Subject
 from benchmarks.peers.table import markdown, summary
@@ -107,13 +107,13 @@ def compare(
     subject: Subject, arms: dict[str, Target], entries: dict[str, dict[str, Any]], workers: int
 ) -> dict[str, Any]:
     """Ours beside the peers, all timed in one run; the record that is stored."""
-    chosen, account = ours(subject)
-    reference = entries[BASELINE]["quality"]
-    own = {
-        key: {"what": choice.what} | entry(choice, subject, reference)
-        for key, choice in chosen.items()
-    }
-    arms = arms | {key: Target(choice.path, choice.runtime) for key, choice in chosen.items()}
+    own: dict[str, dict[str, Any]] = {}
+    for way in WAYS:
+        choice, account = ours(subject, way)
+        facts = entry(choice, subject, entries[BASELINE]["quality"])
+        own[way] = {"what": choice.what} | facts | {"candidates": account}
+        arms = arms | {way: Target(choice.path, choice.runtime)}
+        print(f"{subject.name}: {way}: {own[way]}", flush=True)
     rounds = 4 if workers < 4 else 8
     config = BenchConfig(batch=subject.batches, workers=workers, rounds=rounds, control=False)
     measured = measure(arms, config, inputs=subject.timed, keep_going=True, label=subject.name)
@@ -133,7 +133,7 @@ def compare(
     }
     about = {key: getattr(subject, key) for key in ("source", "data", "quality", "tolerance")}
     about |= {"workers": workers, "onnxruntime fp32, ms": latency}
-    return about | {"peers": entries} | own | {"candidates": account}
+    return about | {"peers": entries} | own
 
 
 def _line(error: Exception) -> str:

@@ -1,21 +1,27 @@
-"""What `compress quantize` makes of a subject."""
+"""What `compress quantize` makes of a subject, by its command line, as anybody would call it."""
 
 from __future__ import annotations
 
-import math
-import statistics
-import time
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.peers.judge import lost, opened, quality
+from benchmarks.peers.judge import QUALITIES
 from benchmarks.peers.subject import Subject
-from compress.quantization.candidates import makers
-from compress.quantization.config import QuantizeConfig
-from compress.quantization.preprocess import preprocess
-from compress.runtime.interface import Array, Target, open_model
 
-RUNTIMES = ("onnxruntime", "openvino", "openvino-bf16")
+#: Of the record, to the runtimes that may be tried beside onnxruntime.
+WAYS = {"ours": ("openvino", "openvino-bf16"), "ours on onnxruntime": ()}
+#: The report is not used here: it may time what was chosen as briefly as it can.
+_BENCH = ("benchmark.workers=1", "benchmark.rounds=2", "benchmark.control=false")
+_METRIC = """from benchmarks.peers.judge import choosing_quality
+
+
+def metric(run):
+    return choosing_quality(run, {folder!r})
+"""
 
 
 @dataclass(frozen=True)
@@ -27,75 +33,48 @@ class Choice:
     what: str
 
 
-def ours(subject: Subject) -> tuple[dict[str, Choice], dict[str, str]]:
-    """Our choice on any runtime and on onnxruntime alone, and why others were refused.
+def ours(subject: Subject, way: str) -> tuple[Choice, dict[str, str]]:
+    """Our choice, and what became of every candidate.
 
-    Calibrates on the first split, chooses on the second: the third is for the final figures.
+    A reference model is chosen for its task. Any other is chosen by the subject's quality on the
+    rows for choosing, and calibrated on two fifths of the rows that the peers get.
+
+    Args:
+        way: a key of `WAYS`.
+
+    Raises:
+        RuntimeError: the command failed.
     """
-    folder = subject.folder / "ours"
-    folder.mkdir(exist_ok=True)
-    arms: dict[str, Target] = {}
-    refused: dict[str, str] = {}
-    reference = quality(opened(subject.onnx, "onnxruntime"), subject, "validation")
-    for name, path in {"fp32": subject.onnx, **_build(subject, folder, refused)}.items():
-        for runtime in RUNTIMES:
-            arm = f"{name} @ {runtime}"
-            try:
-                drop = lost(
-                    reference, quality(opened(path, runtime), subject, "validation"), subject
-                )
-            except Exception as error:
-                refused[arm] = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                continue
-            if drop > subject.tolerance:
-                refused[arm] = f"loses {drop:.4f} on the rows for choosing"
-            else:
-                arms[arm] = Target(path, runtime)
-    paces = {arm: pace(target, subject) for arm, target in arms.items()}
-    found = {}
-    for key, wanted in (("ours", ""), ("ours on onnxruntime", "@ onnxruntime")):
-        arm = min((arm for arm in paces if arm.endswith(wanted)), key=lambda one: paces[one])
-        found[key] = Choice(arms[arm].path, arms[arm].runtime, arm)
-    return found, refused | {arm: f"{found * 1e3:.3f} ms" for arm, found in paces.items()}
+    out = subject.folder / way.replace(" ", "-")
+    command = [sys.executable, "-m", "compress", "quantize", str(subject.onnx), "--out", str(out)]
+    command += ["--max-drop", str(subject.tolerance), *_BENCH]
+    command += [f"benchmark.batch=[{','.join(map(str, subject.batches))}]"]
+    for runtime in WAYS[way]:
+        command += ["--runtime", runtime]
+    done = subprocess.run(command + _data(subject), check=False, capture_output=True, text=True)
+    if done.returncode not in (0, 1):  # 1: nothing was better, and the fp32 model stays
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
+    if not (out / "card.json").exists():
+        why = (done.stderr.strip().splitlines() or ["nothing was written"])[-1]
+        return Choice(subject.onnx, "onnxruntime", "fp32"), {"refused": why}
+    evidence = json.loads((out / "card.json").read_text())["evidence"]
+    account = {entry["name"]: _told(entry) for entry in evidence["candidates"]}
+    runtime = evidence["made_for"]["runtime"]
+    return Choice(out / "model.onnx", runtime, f"{evidence['chosen']} @ {runtime}"), account
 
 
-def pace(target: Target, subject: Subject) -> float:
-    """Seconds of a call, the geometric mean over batch sizes, each at its better thread count."""
-    logs = []
-    for batch in subject.batches:
-        rows = subject.timed(batch)
-        logs.append(math.log(min(_fastest(target, rows, threads) for threads in (1, 2))))
-    return math.exp(statistics.fmean(logs))
+def _data(subject: Subject) -> list[str]:
+    if subject.task:
+        return ["--data", subject.task]
+    metric = subject.folder / "metric.py"
+    metric.write_text(_METRIC.format(folder=str(subject.folder)))
+    found = ["--data", f"npz:{subject.data_file('train')}", "--metric", f"{metric}:metric"]
+    return found if QUALITIES[subject.quality][1] else [*found, "--lower-is-better"]
 
 
-def _fastest(target: Target, rows: tuple[Array, ...], threads: int) -> float:
-    call = open_model(target.runtime, target.path, threads=threads).bind(rows)
-    times: list[float] = []
-    end = time.perf_counter() + 0.4
-    while len(times) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def _build(subject: Subject, folder: Path, refused: dict[str, str]) -> dict[str, Path]:
-    prepared = folder / "prepared.onnx"
-    try:
-        preprocess(subject.onnx, prepared)
-    except Exception as error:
-        refused["everything"] = f"cannot be prepared: {error}"
-        return {}
-    samples = [tuple(rows.values()) for rows in subject.chunks("train")]
-    found = {"prepared": prepared}
-    candidates = makers(prepared, folder, samples, QuantizeConfig(), "latency")
-    for number, (name, make) in enumerate(candidates.items()):
-        path = folder / f"{number}.onnx"
-        try:
-            make(path)
-            found[name] = path
-        except Exception as error:
-            refused[name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if (folder / "fused.onnx").exists():
-        found["fused"] = folder / "fused.onnx"
-    return found
+def _told(entry: dict[str, Any]) -> str:
+    """Speed, loss and reason of a candidate."""
+    ratio, drop = entry.get("latency_ratio"), entry.get("drop")
+    speed = f"{1 / ratio:.2f} ×, " if ratio else ""
+    loss = f"loses {drop:.4f}, " if drop is not None else ""
+    return f"{speed}{loss}{entry['reason']}"

@@ -62,15 +62,22 @@ def _rows(inputs: tuple[torch.Tensor, ...]) -> Rows:
     return {name: part.numpy() for name, part in zip(_NAMES, inputs, strict=False)}
 
 
-_LENGTHS = "typical lengths are timed"
+_SPOKEN = "spoken digits; typical lengths are timed"
 REFERENCES = {
     reference.subject.name: reference
     for reference in (
-        Reference(Subject("cnn", "ResNet-20", "MNIST digits", "accuracy")),
-        Reference(Subject("rnn", "BiLSTM 2 × 256", f"spoken digits; {_LENGTHS}", "accuracy")),
-        Reference(Subject("gru", "BiGRU 2 × 192", f"spoken digits; {_LENGTHS}", "accuracy")),
+        Reference(Subject("cnn", "ResNet-20", "MNIST digits", "accuracy", task="mnist")),
+        Reference(Subject("rnn", "BiLSTM 2 × 256", _SPOKEN, "accuracy", task="spoken-digits")),
+        Reference(Subject("gru", "BiGRU 2 × 192", _SPOKEN, "accuracy", task="spoken-digits")),
         Reference(
-            Subject("transformer", "encoder", f"reviews; {_LENGTHS}", "accuracy", attention=True),
+            Subject(
+                "transformer",
+                "encoder",
+                "reviews; typical lengths are timed",
+                "accuracy",
+                attention=True,
+                task="reviews",
+            ),
             counts=(128, 500, 1500),
         ),
         Reference(
@@ -81,6 +88,7 @@ REFERENCES = {
                 "bits per character",
                 tolerance=0.02,
                 attention=True,
+                task="kjv",
             ),
             counts=(128, 128, 256),
         ),

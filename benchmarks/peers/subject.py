@@ -29,6 +29,7 @@ class Subject:
         chunk: rows of a call while it is judged and calibrated; 1 where the file fixes it.
         batches: batch sizes that are timed.
         attention: whether it is a Transformer, which NNCF wants to be told.
+        task: the reference task whose labels it is judged by; empty for others' models.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Subject:
     chunk: int = 32
     batches: tuple[int, ...] = (1, 32)
     attention: bool = False
+    task: str = ""
 
     @property
     def folder(self) -> Path:
