@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -42,21 +43,22 @@ def ours(subject: Subject, way: str) -> tuple[Choice, dict[str, str]]:
     Args:
         way: a key of `WAYS`.
 
-    Raises:
-        RuntimeError: the command failed.
+    Returns:
+        The fp32 file itself where the command failed or refused it, and what it said.
     """
     out = subject.folder / way.replace(" ", "-")
+    shutil.rmtree(out, ignore_errors=True)  # what an earlier version chose
     command = [sys.executable, "-m", "compress", "quantize", str(subject.onnx), "--out", str(out)]
     command += ["--max-drop", str(subject.tolerance), *_BENCH]
     command += [f"benchmark.batch=[{','.join(map(str, subject.batches))}]"]
     for runtime in WAYS[way]:
         command += ["--runtime", runtime]
     done = subprocess.run(command + _data(subject), check=False, capture_output=True, text=True)
-    if done.returncode not in (0, 1):  # 1: nothing was better, and the fp32 model stays
-        raise RuntimeError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
-    if not (out / "card.json").exists():
+    # 1: nothing was better, and the fp32 model stays; or it was refused.
+    if done.returncode not in (0, 1) or not (out / "card.json").exists():
         why = (done.stderr.strip().splitlines() or ["nothing was written"])[-1]
-        return Choice(subject.onnx, "onnxruntime", "fp32"), {"refused": why}
+        what = "fp32, refused" if done.returncode == 1 else "fp32, the command FAILED"
+        return Choice(subject.onnx, "onnxruntime", what), {"compress quantize": why}
     evidence = json.loads((out / "card.json").read_text())["evidence"]
     account = {entry["name"]: _told(entry) for entry in evidence["candidates"]}
     runtime = evidence["made_for"]["runtime"]
