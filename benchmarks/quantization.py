@@ -124,9 +124,7 @@ def compare(
             continue
         ratios = {batch: measured.ratio(BASELINE, name, batch) for batch in subject.batches}
         facts["speed"] = {str(batch): 1 / found[0] for batch, found in ratios.items()}
-        facts["interval"] = {
-            str(batch): [1 / found[1][1], 1 / found[1][0]] for batch, found in ratios.items()
-        }
+        facts["interval"] = {str(batch): _inverse(found[1]) for batch, found in ratios.items()}
         facts["threads"] = {str(batch): measured.best(name, batch)[2] for batch in subject.batches}
     latency = {
         str(point.batch): point.median_ms for point in measured.latency(BASELINE) if point.best
@@ -134,6 +132,12 @@ def compare(
     about = {key: getattr(subject, key) for key in ("source", "data", "quality", "tolerance")}
     about |= {"workers": workers, "onnxruntime fp32, ms": latency}
     return about | {"peers": entries} | own
+
+
+def _inverse(interval: tuple[float, float]) -> list[float] | None:
+    """An interval of latencies as one of speeds; None where too few workers tell nothing."""
+    low, high = interval
+    return [1 / high, 1 / low] if low > 0 else None
 
 
 def _line(error: Exception) -> str:
