@@ -41,6 +41,7 @@ class Model(Protocol):
 RUNTIMES = {
     "onnxruntime": ("compress.runtime.onnxruntime", "Session"),
     "openvino": ("compress.runtime.openvino", "OpenVinoModel"),
+    "openvino-bf16": ("compress.runtime.openvino", "OpenVinoBf16"),
     "torch": ("compress.runtime.torch", "Eager"),
     "torchscript": ("compress.runtime.torch", "Script"),
     "compile": ("compress.runtime.torch", "Compiled"),

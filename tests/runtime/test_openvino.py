@@ -36,6 +36,29 @@ def test_it_answers_as_onnxruntime_does(openvino, trained_onnx: Path, tiny_task:
     model.prepare()
 
 
+def test_a_bound_call_is_compiled_for_its_shapes(openvino, trained_onnx: Path, monkeypatch):
+    model = open_model("openvino", trained_onnx)
+    compiled = []
+    compile_model = openvino.Core.compile_model
+
+    def spy(core, graph, *rest):
+        compiled.append(graph.inputs[0].partial_shape)
+        return compile_model(core, graph, *rest)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", spy)
+    model.bind(np.zeros((3, 1, 12, 12), np.float32))()
+    assert [list(shape.to_shape()) for shape in compiled] == [[3, 1, 12, 12]]
+
+
+def test_bf16_is_near_and_is_not_fp32(openvino, trained_onnx: Path, tiny_task: Task):
+    rows = tiny_task.test.inputs.numpy()
+    expected = Session(trained_onnx).run(rows)
+    found = open_model("openvino-bf16", trained_onnx).run(rows)
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert np.abs(found - expected).max() > 1e-4
+
+
 def test_examples_are_those_of_onnxruntime(openvino, trained_onnx: Path):
     (found,) = open_model("openvino", trained_onnx).example(3)
     (expected,) = Session(trained_onnx).example(3)

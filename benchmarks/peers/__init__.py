@@ -1,0 +1,1 @@
+"""What `benchmarks.quantization` compares with what: models, other tools, and the judging."""
