@@ -158,13 +158,13 @@ def _write_model(folder: Path) -> Path:
     from compress.export.torch_to_onnx import export
     from compress.models.build import build
     from compress.models.references import resolve
-    from compress.quantization.preprocess import preprocess
+    from compress.quantization.rewriting.simplify import simplify
 
     torch.manual_seed(0)
     facts = {"in_channels": 3, "image_size": SIDE, "classes": 1000}
     model = build(resolve("cnn", {"widths": [64, 128, 256, 512], "blocks": 2}, facts)).eval()
     export(model, (torch.randn(2, 3, SIDE, SIDE),), folder / "model.onnx")
-    preprocess(folder / "model.onnx", folder / "prepared.onnx")
+    simplify(folder / "model.onnx", folder / "prepared.onnx")
     return folder / "prepared.onnx"
 
 

@@ -44,7 +44,7 @@ from compress.quantization.config import QuantizeConfig
 from compress.quantization.editing import Edit
 from compress.quantization.layers import layers, name_nodes
 from compress.quantization.mixed_precision import mixed_precision
-from compress.quantization.preprocess import preprocess
+from compress.quantization.rewriting.simplify import simplify
 from compress.quantization.sensitivity import quantized_groups, sensitivities, size
 from compress.quantization.static import quantize_static_int8
 from compress.quantization.switches import int8_branches
@@ -90,7 +90,7 @@ class Trial:
         self.folder, self.max_drop = folder, case.max_drop
         recipe = load_recipe(Path(f"recipes/{case.recipe}.yaml"))
         self.task, self.source = load_task(recipe.task), folder / "source.onnx"
-        preprocess(_trained(recipe, RUNS / case.recipe), self.source)
+        simplify(_trained(recipe, RUNS / case.recipe), self.source)
         model = onnx.load(self.source)
         name_nodes(model)
         for place in case.hard:

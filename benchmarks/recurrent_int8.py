@@ -24,7 +24,7 @@ from compress.measure.latency import measure
 from compress.models.build import build
 from compress.models.references import resolve
 from compress.quantization.dynamic import quantize_dynamic_int8
-from compress.quantization.preprocess import preprocess
+from compress.quantization.rewriting.simplify import simplify
 from compress.quantization.weight_only import quantize_weights
 from compress.runtime.onnxruntime import Feeds
 
@@ -62,7 +62,7 @@ def _row(cell: str, width: int) -> list[dict[str, Any]]:
         model = build(resolve(cell, {"widths": [width, width]}, facts)).eval()
         samples = (torch.randn(4, STEPS, FEATURES), torch.full((4,), STEPS))
         export(model, samples, folder / "fp32.onnx", sequences=True)
-        preprocess(folder / "fp32.onnx", folder / "prepared.onnx")
+        simplify(folder / "fp32.onnx", folder / "prepared.onnx")
         arms = {"fp32": folder / "fp32.onnx"}
         for kind, make in _MAKERS.items():
             if kind == "step by step" and cell == "lstm":

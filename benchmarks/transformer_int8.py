@@ -25,7 +25,7 @@ from compress.models.references import resolve
 from compress.quantization.candidates import Candidates
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.fusion import fuse
-from compress.quantization.preprocess import preprocess
+from compress.quantization.rewriting.simplify import simplify
 from compress.runtime.onnxruntime import Feeds
 
 RESULTS = Path(__file__).parent / "results" / "transformer_int8.json"
@@ -54,7 +54,7 @@ def _rows(width: int) -> list[dict[str, Any]]:
         model = build(resolve("transformer", settings, facts)).eval()
         samples = tuple(map(torch.from_numpy, _samples(4)))
         export(model, samples, folder / "fp32.onnx", sequences=True)
-        preprocess(folder / "fp32.onnx", folder / "prepared.onnx")
+        simplify(folder / "fp32.onnx", folder / "prepared.onnx")
         arms = {"fp32": folder / "fp32.onnx", "fp32, fused": folder / "fp32-fused.onnx"}
         fuse(folder / "prepared.onnx", arms["fp32, fused"], _samples(2))
         candidates = Candidates(

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.peers.inputs import Rows
 from benchmarks.peers.subject import Subject
-from compress.quantization.preprocess import inside_scratch_folder, preprocess
+from compress.quantization.scratch import inside_scratch_folder
 
 BASELINE = "onnxruntime fp32"
 DEFAULT = "ORT static, default"
@@ -82,9 +82,13 @@ def _ort_default(subject: Subject, path: Path) -> None:
 
 def _ort_u8s8(subject: Subject, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = path.with_name("prepared.onnx")
-    preprocess(subject.onnx, prepared)
+    try:
+        quant_pre_process(str(subject.onnx), str(prepared))
+    except Exception:  # "incomplete symbolic shape inference": its own advice is to go without
+        quant_pre_process(str(subject.onnx), str(prepared), skip_symbolic_shape=True)
     quantize_static(
         str(prepared),
         str(path),

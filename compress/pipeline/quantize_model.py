@@ -138,15 +138,16 @@ def _finish(
 
 
 def _refuse_quantized(parent: Artifact) -> None:
+    """What computes with integers has lost what a better way of quantizing would keep."""
     counts = operators(load_onnx(parent.onnx))
     int8 = {
-        kind: sum(n for precision, n in entry.items() if "int" in precision)
+        kind: sum(n for precision, n in entry.items() if precision.startswith("int"))
         for kind, entry in counts.items()
     }
     found = ", ".join(f"{n} {kind}" for kind, n in int8.items() if n)
     if found:
         raise NoEffect(
-            f"{parent.onnx}: is already quantized ({found} with integers); give the model in fp32 "
+            f"{parent.onnx}: is already quantized ({found} in integers); give the model in fp32 "
             "that it was made from."
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compress.errors import CompressError, InputError
+from compress.errors import CompressError, InputError, ModelFileError
 from compress.export.graph import load_onnx, operators, shorten_names, strip
 from compress.measure.judge import Judge
 from compress.quantization.candidates import Candidates, Maker
@@ -84,6 +84,8 @@ def make_all(makers: Mapping[str, Maker], folder: Path) -> tuple[dict[str, Path]
             finish(path)
             _check_integers(path)
             files[name] = path
+        except ModelFileError as error:
+            failures[name] = f"does not load: {str(error).removeprefix(f'{path}: ')}"
         except InputError:
             raise
         except Exception as error:  # onnxruntime's quantizers raise whatever they meet

@@ -154,6 +154,12 @@ class Candidates:
             found["dynamic, one scale a matrix"] = partial(
                 quantize_dynamic_int8, self.prepared, per_channel=False
             )
+        if self._kinds.count("LSTM") > 1:
+            # The first one reads raw features, whose smallest values one range for all rounds away.
+            first = next(node.name for node in self._nodes if node.op_type == "LSTM")
+            found["dynamic, first LSTM fp32"] = partial(
+                quantize_dynamic_int8, self.prepared, keep_fp32=(first,)
+            )
         if _STEPPED & set(self._kinds):
             found["dynamic, step by step"] = partial(
                 quantize_dynamic_int8, self.prepared, by_step=True

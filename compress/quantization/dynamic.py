@@ -10,6 +10,7 @@ that `best` measures an LSTM both ways. Without it, one scale serves all, as by 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from compress.quantization.by_step import convert_by_step
 from compress.quantization.editing import MICROSOFT, Converter, Edit, attributes, rewrite
 from compress.quantization.integer_product import LEAST_PRODUCT, product_converters
-from compress.quantization.preprocess import inside_scratch_folder
+from compress.quantization.scratch import inside_scratch_folder
 from compress.quantization.weight_only import add_rows, is_table, quantize_symmetric
 
 #: Where a model has no product of that size, the small ones are all that can be quantized.
@@ -29,7 +30,12 @@ _LEAST_AT_ALL = 256
 
 
 def quantize_dynamic_int8(
-    source: Path, target: Path, *, per_channel: bool = True, by_step: bool = False
+    source: Path,
+    target: Path,
+    *,
+    per_channel: bool = True,
+    by_step: bool = False,
+    keep_fp32: Collection[str] = (),
 ) -> None:
     """Write a dynamically quantized copy of a preprocessed ONNX file; needs no data.
 
@@ -40,10 +46,12 @@ def quantize_dynamic_int8(
         per_channel: a scale for each output of a product, row of an LSTM's gates and row of an
             embedding instead of one for all.
         by_step: also compute GRU and RNN in int8, see `compress.quantization.by_step`.
+        keep_fp32: names of nodes to leave as they are.
     """
     for least in (LEAST_PRODUCT, _LEAST_AT_ALL):
         model = onnx.load(source)
-        if rewrite(model, _converters(least, per_channel=per_channel, by_step=by_step)):
+        converters = _converters(least, per_channel=per_channel, by_step=by_step)
+        if rewrite(model, {kind: _unless(keep_fp32, one) for kind, one in converters.items()}):
             target.write_bytes(model.SerializeToString())
             return
         if any(node.op_type == "Conv" for node in model.graph.node):
@@ -59,6 +67,10 @@ def _converters(least: int, *, per_channel: bool, by_step: bool) -> dict[str, Co
     if by_step:
         found["GRU"] = found["RNN"] = partial(convert_by_step, per_channel=per_channel)
     return found
+
+
+def _unless(keep_fp32: Collection[str], convert: Converter) -> Converter:
+    return lambda edit, node: node.name not in keep_fp32 and convert(edit, node)
 
 
 def _convert_lstm(edit: Edit, node: NodeProto, *, per_channel: bool) -> bool:

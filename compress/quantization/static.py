@@ -26,7 +26,7 @@ from onnxruntime.quantization.quant_utils import (
 from compress.errors import UnknownName
 from compress.quantization.calibration.observed import STATIC_KINDS, is_large
 from compress.quantization.config import QuantizeConfig
-from compress.quantization.preprocess import inside_scratch_folder
+from compress.quantization.scratch import inside_scratch_folder
 
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}

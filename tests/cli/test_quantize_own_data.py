@@ -228,6 +228,6 @@ def test_a_model_that_is_quantized_already_is_told_so(call: Call):
          "--max-drop", 1, "--out", "q")  # fmt: skip
     again = call("q/model.onnx", "--data", "npz:rows.npz", "--out", "r")
     assert again.code == 1
-    assert re.search(r"q/model\.onnx: is already quantized \(.*6 Conv.* with integers\)", again.err)
+    assert re.search(r"q/model\.onnx: is already quantized \(.*6 Conv.* in integers\)", again.err)
     assert onnx.load("q/model.onnx").graph.node
     assert not Path("r").exists()

@@ -20,7 +20,7 @@ from compress.export.graph import load_onnx, operators, precision, shorten_names
 from compress.quantization.calibration import collect
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
-from compress.quantization.preprocess import preprocess
+from compress.quantization.rewriting.simplify import simplify
 from compress.quantization.static import quantize_static_int8
 from compress.quantization.weight_only import quantize_weights
 from compress.runtime.onnxruntime import Session
@@ -55,7 +55,7 @@ def outputs(model: ModelProto) -> np.ndarray:
 @pytest.fixture(scope="module")
 def prepared(trained_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prepared") / "prepared.onnx"
-    preprocess(trained_onnx, path)
+    simplify(trained_onnx, path)
     return path
 
 

@@ -173,10 +173,10 @@ def test_int8_that_is_gone_is_a_regression(
     trained_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from compress.quantization.dynamic import quantize_dynamic_int8
-    from compress.quantization.preprocess import preprocess
+    from compress.quantization.rewriting.simplify import simplify
 
     monkeypatch.setattr(timing, "measure", Machine(1.0).measure)
-    preprocess(trained_onnx, tmp_path / "prepared.onnx")
+    simplify(trained_onnx, tmp_path / "prepared.onnx")
     quantize_dynamic_int8(tmp_path / "prepared.onnx", tmp_path / "int8.onnx")
     report = check(tmp_path / "int8.onnx", trained_onnx, CheckConfig(size_margin=100))
     fallen = [entry for entry in report.comparisons if entry.what == "int8"]

@@ -16,7 +16,7 @@ from compress.export.torch_to_onnx import export
 from compress.models.rnn import Recurrent
 from compress.models.sequence_configs import RecurrentConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
-from compress.quantization.preprocess import preprocess
+from compress.quantization.rewriting.simplify import simplify
 from compress.quantization.weight_only import quantize_symmetric
 
 RANDOM = np.random.default_rng(0)
@@ -160,7 +160,7 @@ def sequence_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
                 parameter.detach().mul_(torch.rand(len(parameter), 1) + 0.1)
         export(model, (tokens, lengths), folder / "m.onnx", sequences=True)
         found[cell] = folder / f"{cell}.onnx"
-        preprocess(folder / "m.onnx", found[cell])
+        simplify(folder / "m.onnx", found[cell])
     return found
 
 

@@ -20,7 +20,7 @@ from compress.models.transformer import Transformer
 from compress.quantization import fusion
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.fusion import fuse
-from compress.quantization.preprocess import preprocess
+from compress.quantization.rewriting.simplify import simplify
 from compress.runtime.onnxruntime import Session
 
 SMALL = {
@@ -60,7 +60,7 @@ def randomised(model):
 
 def prepared(model, inputs, folder):
     export(model, inputs, folder / "model.onnx", sequences=True)
-    preprocess(folder / "model.onnx", folder / "prepared.onnx")
+    simplify(folder / "model.onnx", folder / "prepared.onnx")
     return folder / "prepared.onnx"
 
 

@@ -16,7 +16,7 @@ from compress.models.sequence_configs import TransformerConfig
 from compress.models.transformer import Transformer
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.nbits import BLOCK, pack_blocks, quantize_4bit
-from compress.quantization.preprocess import preprocess
+from compress.quantization.rewriting.simplify import simplify
 from compress.runtime.onnxruntime import Session
 
 
@@ -105,7 +105,7 @@ def test_a_transformer_in_4_bits(tmp_path):
     inputs = (torch.randint(3, 300, (4, 15)), torch.tensor([15, 3, 15, 9]))
     export(model, inputs, tmp_path / "model.onnx", sequences=True)
     source = tmp_path / "prepared.onnx"
-    preprocess(tmp_path / "model.onnx", source)
+    simplify(tmp_path / "model.onnx", source)
     feeds = tuple(part.numpy() for part in inputs)
     # In each block 6 products; the tables of tokens and positions.
     assert quantize_4bit(source, tmp_path / "int4.onnx") == 2 * 6 + 2

@@ -24,7 +24,8 @@ from compress.export.graph import operators
 from compress.quantization.calibration import Ranges, collect, observed
 from compress.quantization.calibration.shared import Calibration
 from compress.quantization.config import QuantizeConfig
-from compress.quantization.preprocess import inside_scratch_folder, preprocess
+from compress.quantization.rewriting.simplify import simplify
+from compress.quantization.scratch import inside_scratch_folder
 from compress.quantization.static import quantize_static_int8
 from compress.runtime.interface import Feeds
 from compress.runtime.onnxruntime import Session
@@ -37,7 +38,7 @@ SCHEMES = [("uint8", "int8"), ("uint8", "uint8"), ("int8", "int8")]
 @pytest.fixture(scope="module")
 def prepared(trained_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prepared") / "prepared.onnx"
-    preprocess(trained_onnx, path)
+    simplify(trained_onnx, path)
     return path
 
 
@@ -151,7 +152,7 @@ def test_every_calibration_gives_a_model_that_agrees(
 def test_what_has_no_range_stays_as_it_is(tmp_path: Path):
     source, target = attention(tmp_path / "fp32.onnx"), tmp_path / "int8.onnx"
     prepared = tmp_path / "prepared.onnx"
-    preprocess(source, prepared)
+    simplify(source, prepared)
     feeds = whole(3, 5, 4), np.array([5, 2, 3])
     found = collect(prepared, [feeds]).ranges()
     quantize_static_int8(prepared, target, found, QuantizeConfig())

@@ -17,8 +17,8 @@ from onnx import ModelProto, TensorProto
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
-from compress.quantization.preprocess import inside_scratch_folder
 from compress.quantization.rewriting.files import graphs, load, save, weight_bytes, without_weights
+from compress.quantization.scratch import inside_scratch_folder
 
 #: A graph may grow by so many bytes, and by this factor, when constant parts are computed.
 _GROWTH_BYTES, _GROWTH = 2**20, 1.25

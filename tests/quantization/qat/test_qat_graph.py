@@ -20,11 +20,11 @@ from compress.export.torch_to_onnx import export
 from compress.measure.judge import TaskJudge
 from compress.models.build import build
 from compress.models.references import resolve
-from compress.quantization.preprocess import preprocess
 from compress.quantization.qat.check import compare, left_in_fp32, scale_summary
 from compress.quantization.qat.config import QatConfig
 from compress.quantization.qat.graph import QuantizedGraph
 from compress.quantization.qat.start import start_graph
+from compress.quantization.rewriting.simplify import simplify
 from compress.runtime.onnxruntime import Session
 
 Start = Callable[[str], tuple[QuantizedGraph, str]]
@@ -134,7 +134,7 @@ def test_a_fp32_graph_gives_what_onnxruntime_gives(
     """Without anything to round, the module and the file must agree to the last digits."""
     task = getattr(tiny, CASES[name].task)()
     prepared = tmp_path / "prepared.onnx"
-    preprocess(sources(name), prepared)
+    simplify(sources(name), prepared)
     inputs = task.validation.typical(6)
     expected = Session(prepared).run(tuple(part.numpy() for part in inputs))
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_the_weights_in_training_are_the_fp32_ones(
     sources: Callable[[str], Path], started: Start, tmp_path: Path
 ) -> None:
     graph, _ = started("cnn")
-    preprocess(sources("cnn"), tmp_path / "prepared.onnx")
+    simplify(sources("cnn"), tmp_path / "prepared.onnx")
     fp32 = [
         numpy_helper.to_array(t) for t in onnx.load(tmp_path / "prepared.onnx").graph.initializer
     ]

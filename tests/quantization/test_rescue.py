@@ -1,0 +1,71 @@
+"""What is tried where static int8 loses too much, on a chain of products with two hard layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chains import batches, products, saved
+
+from compress.data.samples import from_calls
+from compress.export.graph import load_onnx, operators
+from compress.measure.own_data import Agreement
+from compress.progress import quiet
+from compress.quantization.building import Built, build
+from compress.quantization.config import QuantizeConfig
+from compress.quantization.rescue import Rescued, rescue
+from compress.runtime.onnxruntime import Session
+
+#: One scale a matrix, so that a layer can be hard.
+CONFIG = QuantizeConfig(per_channel=False)
+
+
+class Hard:
+    """The chain, its candidates, and what each loses: the relative error of its outputs."""
+
+    def __init__(self, folder: Path) -> None:
+        source = saved(products(8, hard=(2, 5)), folder)
+        rows = np.concatenate([call[0] for call in batches((8,), count=4)])
+        calls = from_calls("mine", [(rows,)], Session(source).declared())
+        self.judge = Agreement(calls, source, "error")
+        self.built = build(source, folder, self.judge, CONFIG)
+        self.drops = {name: self.drop(path) for name, path in self.built.files.items()}
+
+    def drop(self, path: Path) -> float:
+        return float(self.judge.scores(Session(path), "validation").mean())
+
+    def rescued(self, max_drop: float, built: Built | None = None) -> Rescued:
+        return rescue(
+            built or self.built, self.drops, self.drop, max_drop, scores=False, progress=quiet
+        )
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> Hard:
+    return Hard(tmp_path_factory.mktemp("hard"))
+
+
+def test_hard_layers_stay_fp32_where_nothing_cheaper_is_enough(hard: Hard):
+    assert hard.drops["static"] > 0.5
+    found = hard.rescued(0.1)
+    assert {"static, ranges of least error", "static, SmoothQuant"} <= found.files.keys()
+    (name,) = found.sensitivity
+    assert name == "static, 2 of 8 layers fp32"
+    assert operators(load_onnx(found.files[name]))["Gemm"] == {"fp32": 2, "int8 (static)": 6}
+    assert hard.drop(found.files[name]) <= 0.1
+    assert [entry.fp32 for entry in found.sensitivity[name]] == [True] * 2 + [False] * 6
+
+
+def test_nothing_is_tried_within_the_budget_or_where_one_method_was_asked_for(hard: Hard):
+    assert hard.rescued(hard.drops["static"]) == Rescued()
+    without = Built(hard.built.files, {}, None)
+    assert hard.rescued(0.1, without) == Rescued()
+
+
+def test_a_budget_that_no_part_keeps_says_how_near_it_came(hard: Hard):
+    found = hard.rescued(0.0)
+    assert found.sensitivity == {}
+    assert found.failures["static, mixed precision"].startswith(
+        "no part of the layers could be int8 within the budget, in "
+    )
