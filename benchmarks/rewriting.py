@@ -31,7 +31,7 @@ from compress.runtime.onnxruntime import Feeds
 
 RESULTS = Path(__file__).parent / "results" / "rewriting.json"
 TOKENS, WIDTH, VOCABULARY = 64, 128, 2000
-CONFIG = BenchConfig(batch=(1, 32), threads=(1,), workers=4, rounds=4, control=False)
+CONFIG = BenchConfig(batch=(1, 32), threads=(1,), workers=6, rounds=4, control=False)
 
 
 class Layer(nn.Module):
