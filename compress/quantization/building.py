@@ -15,8 +15,8 @@ from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.simplify import Rewrite, simplify
 from compress.runtime.onnxruntime import Session
 
-#: The rewritten model, as a candidate of its own.
-REWRITTEN = "fp32, rewritten"
+#: The rewritten model as a candidate of its own, and with attention as one operator.
+REWRITTEN, FUSED = "fp32, rewritten", "fp32, fused"
 #: Steps of rewriting that can make a model faster by themselves.
 _FASTER = {
     "scales and shifts merged into weights",
@@ -64,13 +64,14 @@ def build(
     rewrites = simplify(source, prepared, samples[0])
     candidates = Candidates(prepared, folder, samples, config, minimise)
     files, failures = make_all(candidates.makers(), folder)
-    if config.method == "best" and any(
-        entry.name in _FASTER and not entry.undone for entry in rewrites
-    ):
-        rewritten = folder / "rewritten.onnx"
-        shutil.copyfile(prepared, rewritten)
-        finish(rewritten)
-        files[REWRITTEN] = rewritten
+    if config.method == "best":
+        helped = any(entry.name in _FASTER and not entry.undone for entry in rewrites)
+        sources = {REWRITTEN: prepared if helped else None, FUSED: candidates.fused}
+        for name, fp32 in sources.items():
+            if fp32 is not None:
+                files[name] = fp32.with_stem(f"{fp32.stem}-fp32")
+                shutil.copyfile(fp32, files[name])
+                finish(files[name])
     return Built(files, failures, candidates, rewrites)
 
 

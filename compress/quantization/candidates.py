@@ -46,7 +46,7 @@ class Candidates:
         config: QuantizeConfig,
         minimise: str = "latency",
     ) -> None:
-        """Look at a graph; nothing is built yet.
+        """Look at a graph; nothing is built yet, and `fused` is None until `makers` has found it.
 
         Args:
             prepared: ONNX file of the fp32 model, rewritten for quantization.
@@ -61,6 +61,7 @@ class Candidates:
         self._kinds = [node.op_type for node in self._nodes]
         self._many = sum(self._kinds.count(kind) for kind in _PRODUCTS) >= _MANY
         self._calibration = Calibration(samples, config)
+        self.fused: Path | None = None
 
     def makers(self) -> dict[str, Maker]:
         """Name to maker of every model that the configuration asks for."""
@@ -148,6 +149,7 @@ class Candidates:
             found["static convolutions, the rest dynamic"] = self._both
         fused = self._folder / "fused.onnx"
         if self._many and fuse(self.prepared, fused, self.samples[0]):
+            self.fused = fused
             found["static, fused"] = partial(self.static, source=fused)
             found["dynamic, fused"] = partial(self._dynamic, fused)
         if "LSTM" in self._kinds:
