@@ -61,15 +61,15 @@ def main() -> None:
     arguments = parser.parse_args()
     for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as folder, neighbour(busy=arguments.noisy):
-            found = run(kind, arguments.gates, Path(folder))
-        name = f"{kind}, {'noisy' if arguments.noisy else 'quiet'}"
+            name = f"{kind}, {'noisy' if arguments.noisy else 'quiet'}"
+            for found in run(kind, arguments.gates, Path(folder)):
+                stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+                RESULTS.write_text(json.dumps(stored | {name: found}, indent=1) + "\n")
         print(name, json.dumps(found))
-        stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        RESULTS.write_text(json.dumps(stored | {name: found}, indent=1) + "\n")
 
 
-def run(kind: str, gates: int, folder: Path) -> dict[str, Any]:
-    """So many gates of one kind: their verdicts, and seconds."""
+def run(kind: str, gates: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """So many gates of one kind: after each the verdicts so far, seconds, and the other rules'."""
     share, margin = KINDS[kind]
     before = write(folder / "before.onnx", _PRODUCTS)
     after = write(folder / "after.onnx", round(share * _PRODUCTS))
@@ -94,16 +94,16 @@ def run(kind: str, gates: int, folder: Path) -> dict[str, Any]:
         assert report.raw is not None
         runs.append({cell.arm: cell.blocks_ns[0] for cell in report.raw.cells})
         print(f"{kind} {number + 1}: {entry.verdict} {entry.ratio:.3f}", flush=True)
-    return {
-        "gates": gates,
-        "margin": margin,
-        "verdicts": dict(verdicts),
-        "machine_unfit": unfit,
-        "median_seconds": round(statistics.median(seconds), 1),
-        "median_workers": statistics.median(workers),
-        "ratios": [min(ratios), statistics.median(ratios), max(ratios)],
-        "called_worse_by_rules": rules(runs),
-    }
+        yield {
+            "gates": number + 1,
+            "margin": margin,
+            "verdicts": dict(verdicts),
+            "machine_unfit": unfit,
+            "median_seconds": round(statistics.median(seconds), 1),
+            "median_workers": statistics.median(workers),
+            "ratios": [min(ratios), statistics.median(ratios), max(ratios)],
+            "called_worse_by_rules": rules(runs),
+        }
 
 
 def rules(runs: list[dict[str, list[int]]]) -> dict[str, float]:
