@@ -47,6 +47,7 @@ def carry_out(
     Raises:
         NoEffect: nothing was faster or smaller within the drop; the model that came in is in `out`.
     """
+    from compress.measure.machine import cores
     from compress.pipeline.judging import export_named, judge_for, read_any
     from compress.pipeline.quantize_model import quantize_model
     from compress.recipe import BudgetConfig, check_settings
@@ -79,7 +80,7 @@ def carry_out(
             bench=bench.model_copy(update={"batch": judge.sizes(bench.batch)}),
             seed=seed,
             device=device.value,
-            threads=_cores(),
+            threads=cores(),
             runtimes=wanted.runtimes,
             command=shlex.join(["compress", *sys.argv[1:]]),
             progress=progress,
@@ -100,6 +101,12 @@ def _bench(settings: dict[str, Any]) -> BenchConfig:
     if not isinstance(given, dict):
         raise InputError(f"benchmark={given}: expected a setting, such as benchmark.batch=[1,32].")
     config: BenchConfig = check_settings("benchmark", given)
+    if config.length is not None:
+        raise InputError("benchmark.length: the data has lengths of its own; leave it out.")
+    if config.profile:
+        raise InputError(
+            "benchmark.profile: `compress profile` tells it of two models; leave it out."
+        )
     return config
 
 
@@ -114,6 +121,8 @@ def _checked(wanted: Wanted, parent: Artifact | None) -> str:
     if wanted.budget["minimise"] not in ("latency", "size"):
         found = wanted.budget["minimise"]
         raise InputError(f"--minimise: expected latency or size, found '{found}'.")
+    if not wanted.higher_is_better and wanted.metric is None:
+        raise InputError("--lower-is-better: goes with --metric; name that, or leave it out.")
     if wanted.agreement not in ("auto", "top-1", "error"):
         raise InputError(f"--agreement: expected auto, top-1 or error, found '{wanted.agreement}'.")
     from compress.runtime.interface import RUNTIMES, TORCH, import_runtime
@@ -130,12 +139,6 @@ def _checked(wanted: Wanted, parent: Artifact | None) -> str:
             "takes."
         )
     return data
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _tell(made: Quantized) -> None:
@@ -167,7 +170,7 @@ def _left_in_fp32(made: Quantized) -> list[str]:
         if "why" in node
     )
     return [
-        f"not int8: {n} {kind}, {precision}: {why}" for (kind, precision, why), n in counts.items()
+        f"not int8: {n} {kind} ({precision}): {why}" for (kind, precision, why), n in counts.items()
     ]
 
 

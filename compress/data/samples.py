@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compress.errors import InputError, ShapeMismatch
+from compress.errors import InputError, ShapeMismatch, first_line
 from compress.named_object import load_named
 
 Array = npt.NDArray[Any]
@@ -211,9 +211,9 @@ def _read(reference: str) -> dict[str, Array]:
             found = np.load(file, allow_pickle=False)
             return {"array": found} if isinstance(found, np.ndarray) else dict(found.items())
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{reference}: cannot be read ({line}); expected a file by numpy.savez of numbers."
+            f"{reference}: cannot be read ({first_line(error)}); expected a file by numpy.savez of "
+            "numbers."
         ) from None
 
 

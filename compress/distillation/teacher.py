@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from compress.artifact import digest, sha256
 from compress.data.answers import answer
 from compress.data.task import Inputs, Split, Task, trim
-from compress.errors import InputError, OutputError, ShapeMismatch
+from compress.errors import InputError, OutputError, ShapeMismatch, first_line
 from compress.progress import Progress, quiet
 from compress.runtime.onnxruntime import Session
 from compress.training.batches import Batch, Batches, LabelledBatches, shuffled
@@ -198,10 +198,9 @@ def check_teacher(session: Session, task: Task) -> tuple[int, ...]:
     except ShapeMismatch:
         raise
     except Exception as error:  # onnxruntime's own classes share no public base
-        line = str(error).strip().splitlines()[0]
         raise ShapeMismatch(
             f"{session.file}: the teacher cannot answer task '{task.name}'; was it trained on "
-            f"another vocabulary? onnxruntime says: {line}"
+            f"another vocabulary? onnxruntime says: {first_line(error)}"
         ) from error
     expected = task.output_shape(sample)
     if found != expected:

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from compress.errors import ModelFileError
+from compress.errors import ModelFileError, first_line
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 #: Operators that do the work; the rest moves, scales or bends values.
@@ -45,8 +45,7 @@ def load_onnx(path: Path) -> ModelProto:
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file; expected an ONNX model.") from None
     except Exception as error:  # protobuf's and onnx's errors share no base
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelFileError(f"{path}: not a valid ONNX model: {line}") from None
+        raise ModelFileError(f"{path}: not a valid ONNX model: {first_line(error)}") from None
     if not model.graph.node:
         raise ModelFileError(f"{path}: the graph has no nodes; expected a trained model.")
     return model

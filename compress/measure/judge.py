@@ -49,8 +49,8 @@ class Judge(Protocol):
     def scores(self, model: Model, part: Part) -> Floats:
         """One score a sample, (n,); the metric is their mean."""
 
-    def quality(self, model: Model, part: Part) -> Quality:
-        """The metric on a part, with its interval where there are scores enough for one."""
+    def judged(self, model: Model, part: Part) -> tuple[Quality, Floats]:
+        """The metric on a part, with its interval where there are scores enough, and the scores."""
 
 
 def quality_of(judge: Judge, scores: Floats) -> Quality:
@@ -95,9 +95,10 @@ class TaskJudge:
         outputs, targets = self._answers(model, part)
         return self.task.metric.score(outputs, targets)
 
-    def quality(self, model: Model, part: Part) -> Quality:
-        outputs, _ = self._answers(model, part)
-        return quality(self.task, outputs, getattr(self.task, part))
+    def judged(self, model: Model, part: Part) -> tuple[Quality, Floats]:
+        outputs, targets = self._answers(model, part)
+        found = quality(self.task, outputs, getattr(self.task, part))
+        return found, self.task.metric.score(outputs, targets)
 
     def _answers(self, model: Model, part: Part) -> tuple[Any, Any]:
         split = getattr(self.task, part)

@@ -30,15 +30,20 @@ def machine() -> dict[str, Any]:
     return {
         "processor": facts.get("model name") or platform.processor() or None,
         "architecture": platform.machine(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "instruction_sets": [flag for flag in INSTRUCTION_SETS if flag in flags],
         "memory_bytes": _memory(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": versions(),
     }
+
+
+def cores() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

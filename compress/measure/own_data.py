@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from compress.data.samples import Array, Samples
-from compress.errors import InputError, ModelFileError
+from compress.errors import InputError, ModelFileError, first_line
 from compress.measure.judge import Floats, Part, quality_of
 from compress.named_object import load_named
 from compress.report.schema import Quality
@@ -100,8 +100,9 @@ class Agreement(OwnData):
             try:
                 outputs = model.outputs_of(samples.take(places))
             except Exception as error:  # onnxruntime's own classes share no public base
-                line = (str(error).strip().splitlines() or ["no reason given"])[0]
-                raise ModelFileError(f"{self.data}: the model fails on it: {line}") from error
+                raise ModelFileError(
+                    f"{self.data}: the model fails on it: {first_line(error)}"
+                ) from error
             for row, place in enumerate(places):
                 answers[place] = [_row(value, row, len(places)) for value in outputs]
         return answers
@@ -112,8 +113,9 @@ class Agreement(OwnData):
         pairs = zip(self._expected[part], self._answer(model, part), strict=True)
         return np.array([score(expected, found) for expected, found in pairs])
 
-    def quality(self, model: Model, part: Part) -> Quality:
-        return quality_of(self, self.scores(model, part))
+    def judged(self, model: Model, part: Part) -> tuple[Quality, Floats]:
+        scores = self.scores(model, part)
+        return quality_of(self, scores), scores
 
 
 _WHY = {
@@ -231,9 +233,8 @@ class OwnMetric(OwnData):
             found = self._function(run, part=part) if self._by_part else self._function(run)
             values: npt.NDArray[np.float64] = np.atleast_1d(np.asarray(found, dtype=np.float64))
         except Exception as error:
-            line = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise InputError(
-                f"metric '{self.reference}': {type(error).__name__}: {line}"
+                f"metric '{self.reference}': {type(error).__name__}: {first_line(error)}"
             ) from error
         if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
             raise InputError(
@@ -242,5 +243,6 @@ class OwnMetric(OwnData):
             )
         return values
 
-    def quality(self, model: Model, part: Part) -> Quality:
-        return quality_of(self, self.scores(model, part))
+    def judged(self, model: Model, part: Part) -> tuple[Quality, Floats]:
+        scores = self.scores(model, part)
+        return quality_of(self, scores), scores

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from compress.errors import first_line
 from compress.measure.blocks import Block, WarmUp
 from compress.measure.memory import forget_peak, peak
 from compress.measure.noise import calibration_ns, noise_between, read_counters
@@ -63,8 +64,7 @@ def main() -> None:
             result = peak_memory(job, trace) if job["what"] == "memory" else latencies(job, trace)
         except Exception as error:  # a runtime raises what it likes; the parent wants one line
             traceback.print_exc()
-            line = (str(error).strip().splitlines() or ["no reason given"])[0]
-            json.dump({"kind": type(error).__name__, "reason": line}, answer)
+            json.dump({"kind": type(error).__name__, "reason": first_line(error)}, answer)
             sys.exit(FAILED)
         json.dump(result, answer)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.measure.config import BenchConfig
+from compress.measure.machine import cores
 from compress.models.references import ModelSpec
 from compress.progress import Progress
 from compress.recipe import BudgetConfig
@@ -43,7 +43,7 @@ class Context:
     @property
     def threads(self) -> int:
         """Threads for work that is not timed."""
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        return cores()
 
 
 @dataclass(frozen=True)

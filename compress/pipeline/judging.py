@@ -60,10 +60,13 @@ def judge_for(
     from compress.data.task import Task
 
     if isinstance(made, Task):
-        if metric is not None:
+        given = {"--metric": metric is not None, "--agreement": agreement != "auto"}
+        for option in (option for option, there in given.items() if there):
             name = made.metric.name
-            raise InputError(f"--metric: task '{data}' has its own, {name}; leave it out.")
+            raise InputError(f"{option}: task '{data}' has its own metric, {name}; leave it out.")
         return TaskJudge(made)
+    if metric is not None and agreement != "auto":
+        raise InputError("--agreement: --metric says what is right; leave one of them out.")
     samples = to_samples(data, made, Session(model).declared())
     if metric is not None:
         return OwnMetric(samples, metric, higher_is_better=higher_is_better, seed=seed)

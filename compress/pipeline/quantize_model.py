@@ -17,7 +17,7 @@ from compress.artifact import ONNX, Artifact, finish, writing
 from compress.errors import NoEffect
 from compress.export.graph import load_onnx, operators
 from compress.measure.config import BenchConfig
-from compress.measure.judge import Judge, Part, TaskJudge, quality_of
+from compress.measure.judge import Judge, Part, TaskJudge
 from compress.pipeline.compare import Scores
 from compress.pipeline.context import Inputs
 from compress.pipeline.pages import write_report
@@ -160,11 +160,7 @@ def _judged(
     scores: dict[str, Scores] = {}
     for name, target in arms.items():
         model = open_model(target.runtime, target.path, device, threads)
-        scores[name] = {part: judge.scores(model, part) for part in _PARTS}
-        qualities[name] = {
-            part: judge.quality(model, part)
-            if isinstance(judge, TaskJudge)
-            else quality_of(judge, found)
-            for part, found in zip(_PARTS, scores[name].values(), strict=True)
-        }
+        judged = {part: judge.judged(model, part) for part in _PARTS}
+        qualities[name] = {part: quality for part, (quality, _) in judged.items()}
+        scores[name] = {part: found for part, (_, found) in judged.items()}
     return qualities, scores

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compress.errors import NoEffect
+from compress.errors import NoEffect, first_line
 from compress.measure.config import BenchConfig
 from compress.measure.judge import Floats, Judge
 from compress.progress import Progress, quiet
-from compress.quantization.building import Built, first_line
+from compress.quantization.building import Built
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rescue import rescue
 from compress.quantization.timing import time_candidates
@@ -100,8 +100,10 @@ def choose(
     )
     more = _targets(rescued.files, runtimes)
     arms |= more
-    further = _drops(more, reference, judge, device, threads)
-    drops, failed = drops | further[0], failed | further[1] | built.failures | rescued.failures
+    unjudged = {name: target for name, target in more.items() if name not in rescued.drops}
+    further = _drops(unjudged, reference, judge, device, threads)
+    drops |= rescued.drops | further[0]
+    failed |= further[1] | built.failures | rescued.failures
     within = {name for name, drop in drops.items() if drop <= goal.max_drop + _ROUNDING}
     timed = time_candidates(
         {name: arms[name] for name in drops},

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compress.errors import CompressError, InputError, ModelFileError
+from compress.errors import CompressError, InputError, ModelFileError, first_line
 from compress.export.graph import load_onnx, operators, shorten_names, strip
 from compress.measure.judge import Judge
 from compress.quantization.candidates import Candidates, Maker
@@ -104,8 +104,3 @@ def _check_integers(path: Path) -> None:
     counts = operators(load_onnx(path))
     if not any("int" in precision for entry in counts.values() for precision in entry):
         raise CompressError("no operator became int8")
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+#: How the range of an activation follows from what it was on samples.
+Method = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
+
 
 class QuantizeConfig(BaseModel):
     """Which models are built, and how they are calibrated.
@@ -34,7 +37,7 @@ class QuantizeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["best", "static", "dynamic", "weight-only"] = "best"
-    calibration: Literal["minmax", "moving-average", "percentile", "entropy", "mse"] = "minmax"
+    calibration: Method = "minmax"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     samples: Annotated[int, Field(ge=1)] = 256
     activations: Literal["uint8", "int8"] = "uint8"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compress.errors import first_line
 from compress.export.graph import load_onnx
 from compress.progress import Progress
 from compress.quantization.building import Built, finish, make_all
@@ -27,11 +28,13 @@ class Rescued:
 
     Attributes:
         files, failures: as in `Built`.
+        drops: what each of the files loses.
         sensitivity: name of a candidate to what each layer loses, where it was made by that.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    drops: dict[str, float] = field(default_factory=dict)
     sensitivity: dict[str, list[Sensitivity]] = field(default_factory=dict)
 
 
@@ -62,8 +65,15 @@ def rescue(
         return Rescued()
     folder = candidates.prepared.parent
     files, failures = make_all(candidates.variants(), folder)
-    if any(drop_of(path) <= max_drop for path in files.values()):
-        return Rescued(files, failures)
+    found = dict[str, float]()
+    for name, path in list(files.items()):
+        try:
+            found[name] = drop_of(path)
+        except Exception as error:  # a candidate may fail as runtimes do
+            failures[name] = f"fails on the data: {first_line(error)}"
+            del files[name]
+    if any(drop <= max_drop for drop in found.values()):
+        return Rescued(files, failures, found)
     mixed = mixed_precision(
         candidates.prepared,
         lambda keep, path: candidates.static(path, keep),
@@ -77,12 +87,17 @@ def rescue(
     )
     if mixed.stopped:
         raise KeyboardInterrupt
-    if mixed.path is None:
+    if mixed.path is None or mixed.drop is None:
         failures["static, mixed precision"] = _why_not(mixed)
-        return Rescued(files, failures)
+        return Rescued(files, failures, found)
     finish(mixed.path)
     name = f"static, {len(mixed.fp32)} of {len(mixed.sensitivities)} layers fp32"
-    return Rescued(files | {name: mixed.path}, failures, {name: mixed.sensitivities})
+    return Rescued(
+        files | {name: mixed.path},
+        failures,
+        found | {name: mixed.drop},
+        {name: mixed.sensitivities},
+    )
 
 
 def _why_not(mixed: Mixed) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from compress.data.samples import Declared
-from compress.errors import DeviceUnavailable, ModelFileError, ShapeMismatch
+from compress.errors import DeviceUnavailable, ModelFileError, ShapeMismatch, first_line
 from compress.runtime.interface import Array, Feeds, example_feeds, fill, in_batches
 
 __all__ = ["PROVIDERS", "Array", "Feeds", "Session", "check_device", "fill"]
@@ -71,7 +71,9 @@ class Session:
         try:
             self._session = ort.InferenceSession(file, options, providers=[PROVIDERS[device]])
         except Exception as error:  # onnxruntime's own classes share no public base
-            raise ModelFileError(f"{file}: onnxruntime cannot load it: {_line(error)}") from error
+            raise ModelFileError(
+                f"{file}: onnxruntime cannot load it: {first_line(error)}"
+            ) from error
         self.file, self.device = file, device
         self.inputs = self._session.get_inputs()
         self.outputs = self._session.get_outputs()
@@ -100,7 +102,7 @@ class Session:
         except Exception as error:  # onnxruntime's own classes share no public base
             shapes = " and ".join(str(list(feed.shape)) for feed in feeds)
             raise ModelFileError(
-                f"{self.file}: onnxruntime fails on inputs {shapes}: {_line(error)}"
+                f"{self.file}: onnxruntime fails on inputs {shapes}: {first_line(error)}"
             ) from error
 
     def every_output(self, feeds: Feeds) -> list[Any]:
@@ -202,8 +204,3 @@ def check_feeds(file: Path, inputs: Sequence[ort.NodeArg], feeds: Feeds) -> None
         expected = [f"{entry.name} {entry.type} {entry.shape}" for entry in inputs]
         given = [f"{feed.dtype} {list(feed.shape)}" for feed in feeds]
         raise ShapeMismatch(f"{file}: takes {', '.join(expected)}, the data is {', '.join(given)}.")
-
-
-def _line(error: Exception) -> str:
-    """The first line of what onnxruntime says."""
-    return (str(error).strip().splitlines() or ["no reason given"])[0]

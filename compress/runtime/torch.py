@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compress.artifact import ONNX, load_artifact
-from compress.errors import DeviceUnavailable, InputError, ModelFileError, ShapeMismatch
+from compress.errors import DeviceUnavailable, InputError, ModelFileError, ShapeMismatch, first_line
 from compress.runtime.interface import Array, Feeds, in_batches
 
 Function = Callable[..., Tensor]
@@ -105,9 +105,8 @@ class Eager:
                 return function(*tensors)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             shapes = " and ".join(str(list(part.shape)) for part in tensors)
-            line = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise ShapeMismatch(
-                f"{self._folder}: torch does not run it on {shapes}: {line}"
+                f"{self._folder}: torch does not run it on {shapes}: {first_line(error)}"
             ) from error
 
     def _check_alike(self, function: Function, tensors: tuple[Tensor, ...], name: str) -> None:

@@ -181,6 +181,14 @@ def test_the_users_own_torch_model(call: Call):
             ["--data", "npz:rows.npz", "benchmark.batches=3"],
             "settings: benchmark: no setting 'batches'. Known",
         ),
+        (["--data", "tiny:task", "--agreement", "error"], "--agreement: task 'tiny:task' has its"),
+        (
+            ["--data", "npz:rows.npz", "--agreement", "error", "--metric", "m.py:f"],
+            "--agreement: --metric says what is right; leave one of them out.",
+        ),
+        (["--data", "npz:rows.npz", "--lower-is-better"], "--lower-is-better: goes with --metric"),
+        (["--data", "npz:rows.npz", "benchmark.length=3"], "benchmark.length: the data has len"),
+        (["--data", "npz:rows.npz", "benchmark.profile=true"], "benchmark.profile: `compress pro"),
         (
             ["--data", "npz:rows.npz", "--runtime", "torch"],
             "--runtime: expected openvino or openvino-bf16, found",

@@ -50,7 +50,7 @@ def test_scores_are_compared_by_their_largest(tmp_path: Path):
     found = judge.scores(Session(other), "test")
     assert np.array_equal(found, (tops[0] == tops[1]).astype(float))
     assert 0 < found.mean() < 1
-    quality = judge.quality(Session(other), "test")
+    quality, _ = judge.judged(Session(other), "test")
     assert (quality.value, quality.n) == (pytest.approx(found.mean()), 12)
 
 
@@ -134,7 +134,7 @@ def test_a_number_has_no_interval_and_is_told_to_be_of_one_part(
     metric: Callable[[str], OwnMetric], tmp_path: Path
 ):
     judge, session = metric("mean"), Session(tmp_path / "a.onnx")
-    quality = judge.quality(session, "test")
+    quality, _ = judge.judged(session, "test")
     assert (quality.metric, quality.n, quality.interval) == ("mean", 1, None)
     assert quality.value == pytest.approx(float(session.run(ROWS).mean()), rel=1e-6)
     assert "the data that the model was chosen by is the data that it is reported" in judge.notes[0]
@@ -146,7 +146,7 @@ def test_a_number_for_each_sample_of_a_part_has_one(
     judge, session = metric("each"), Session(tmp_path / "a.onnx")
     assert len(judge.scores(session, "validation")) == 30
     assert np.array_equal(judge.scores(session, "test"), session.run(ROWS[:10])[:, 0])
-    assert judge.quality(session, "test").interval is not None
+    assert judge.judged(session, "test")[0].interval is not None
     assert judge.notes == []
 
 

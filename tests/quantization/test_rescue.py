@@ -53,7 +53,10 @@ def test_hard_layers_stay_fp32_where_nothing_cheaper_is_enough(hard: Hard):
     (name,) = found.sensitivity
     assert name == "static, 2 of 8 layers fp32"
     assert operators(load_onnx(found.files[name]))["Gemm"] == {"fp32": 2, "int8 (static)": 6}
-    assert hard.drop(found.files[name]) <= 0.1
+    assert found.drops == pytest.approx(
+        {name: hard.drop(path) for name, path in found.files.items()}
+    )
+    assert found.drops[name] <= 0.1
     assert [entry.fp32 for entry in found.sensitivity[name]] == [True] * 2 + [False] * 6
 
 

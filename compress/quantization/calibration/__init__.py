@@ -10,6 +10,6 @@ shared.py        one calibration for all candidates of `compress.quantization.ca
 """
 
 from compress.quantization.calibration.collecting import collect
-from compress.quantization.calibration.statistics import Method, Ranges, Statistics
+from compress.quantization.calibration.statistics import Ranges, Statistics
 
-__all__ = ["Method", "Ranges", "Statistics", "collect"]
+__all__ = ["Ranges", "Statistics", "collect"]

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.errors import InputError
+from compress.artifact import sha256
+from compress.errors import InputError, first_line
 from compress.progress import Progress, quiet
 from compress.quantization.calibration.histogram import Histogram
 from compress.quantization.calibration.observed import STATIC_KINDS, Observed, observe
-from compress.quantization.calibration.statistics import Statistics, sha256
+from compress.quantization.calibration.statistics import Statistics
 from compress.quantization.calibration.tensor import (
     Channels,
     NotFiniteError,
@@ -183,9 +184,9 @@ class _Collector:
         try:
             outputs = self._outputs(feeds)
         except Exception as error:  # onnxruntime's own classes share no public base
-            line = str(error).strip().splitlines()[0] if str(error).strip() else "unknown error"
             raise InputError(
-                f"{self._source}: onnxruntime fails on calibration batch {number}: {line}"
+                f"{self._source}: onnxruntime fails on calibration batch {number}: "
+                f"{first_line(error)}"
             ) from error
         values = dict(zip(self._observed.fetched, outputs, strict=True))
         for entry, feed in zip(self._inputs, feeds, strict=True):

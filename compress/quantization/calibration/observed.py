@@ -14,7 +14,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from compress.errors import ModelFileError, UnknownName
+from compress.errors import ModelFileError, UnknownName, first_line
 
 #: All operators that onnxruntime's static quantization knows.
 STATIC_KINDS = frozenset({*QLinearOpsRegistry, *QDQRegistry})
@@ -98,7 +98,7 @@ def _load(source: Path) -> ModelProto:
     try:
         return onnx.load(source)
     except Exception as error:  # protobuf's and onnx's errors share no base
-        raise ModelFileError(f"{source}: not a valid ONNX model: {_line(error)}") from None
+        raise ModelFileError(f"{source}: not a valid ONNX model: {first_line(error)}") from None
 
 
 def _origins(
@@ -153,7 +153,9 @@ def _open(source: Path, model: ModelProto, threads: int) -> ort.InferenceSession
             model.Clear()
             return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes share no public base
-        raise ModelFileError(f"{source}: onnxruntime cannot load it: {_line(error)}") from error
+        raise ModelFileError(
+            f"{source}: onnxruntime cannot load it: {first_line(error)}"
+        ) from error
 
 
 def is_large(model: ModelProto) -> bool:
@@ -162,8 +164,3 @@ def is_large(model: ModelProto) -> bool:
     sizes = (helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in tensors)
     counts = (math.prod(tensor.dims) for tensor in tensors)
     return bool(sum(map(operator.mul, sizes, counts)) > _LARGEST)
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from compress.errors import InputError, ModelFileError, UnknownName
+from compress.artifact import sha256
+from compress.errors import InputError, UnknownName
 from compress.quantization.calibration.histogram import Histogram
 from compress.quantization.calibration.ranges import entropy_range, mse_range, percentile_range
 from compress.quantization.calibration.tensor import Channels, TensorStatistics
+from compress.quantization.config import Method
 
 #: By the name of a tensor, the least and the largest value that int8 has to hold.
 Ranges = dict[str, tuple[float, float]]
-Method = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
-METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
+METHODS = get_args(Method)
 
 _VERSION = 1
 _NUMBERS = (
@@ -31,19 +31,6 @@ _NUMBERS = (
     "batches",
 )
 _INTEGERS = {"count", "masked", "batches"}
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal.
-
-    Raises:
-        ModelFileError: no such file.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        raise ModelFileError(f"{path}: no such file; expected an ONNX model.") from None
 
 
 @dataclass(frozen=True)

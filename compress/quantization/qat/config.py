@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from compress.quantization.config import Method
 from compress.training.config import FitConfig
 
 
@@ -41,7 +42,7 @@ class QatConfig(FitConfig):
     alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
     temperature: Annotated[float, Field(gt=0)] = 2.0
     views: Annotated[int, Field(ge=0, le=10_000)] = 0
-    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+    calibration: Method = "minmax"
     samples: Annotated[int, Field(ge=1)] = 256
     activations: Literal["uint8", "int8"] = "uint8"
     per_channel: bool = True

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.errors import ModelFileError
-from compress.quantization.rewriting.files import first_line
+from compress.errors import ModelFileError, first_line
 from compress.runtime.onnxruntime import Array, Feeds, Session, fill
 
 #: Allowed difference of an output, relative to its largest number.

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
-from compress.errors import ModelFileError
+from compress.errors import ModelFileError, first_line
 
 #: Bytes from which weights are written beside the graph: protobuf takes no message of 2 GiB.
 _LARGEST = 2**31 - 2**24
@@ -107,9 +107,3 @@ def keep_only(records: Any, wanted: Callable[[Any], bool]) -> None:
     for place in reversed(range(len(records))):
         if not wanted(records[place]):
             del records[place]
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its type where it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
