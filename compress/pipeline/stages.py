@@ -122,7 +122,13 @@ def quantize(
     judge = TaskJudge(context.task)
     with tempfile.TemporaryDirectory() as folder:
         built = build_candidates(
-            source, Path(folder), judge, config, context.seed, context.budget.minimise
+            source,
+            Path(folder),
+            judge,
+            config,
+            context.seed,
+            context.budget.minimise,
+            context.progress,
         )
         choice = best.choose(
             source,

@@ -10,6 +10,7 @@ from pathlib import Path
 from compress.errors import CompressError, InputError, ModelFileError, first_line
 from compress.export.graph import load_onnx, operators, shorten_names, strip
 from compress.measure.judge import Judge
+from compress.progress import Progress, quiet
 from compress.quantization.candidates import Candidates, Maker
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.simplify import Rewrite, simplify
@@ -52,6 +53,7 @@ def build(
     config: QuantizeConfig,
     seed: int = 0,
     minimise: str = "latency",
+    progress: Progress = quiet,
 ) -> Built:
     """All models that the configuration asks for.
 
@@ -62,7 +64,7 @@ def build(
     prepared = folder / "prepared.onnx"
     samples = judge.calibration(config.samples, seed)
     rewrites = simplify(source, prepared, samples[0])
-    candidates = Candidates(prepared, folder, samples, config, minimise)
+    candidates = Candidates(prepared, folder, samples, config, minimise, progress)
     files, failures = make_all(candidates.makers(), folder)
     if config.method == "best":
         helped = any(entry.name in _FASTER and not entry.undone for entry in rewrites)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from compress.export.graph import load_onnx
 from compress.measure.machine import machine
+from compress.progress import Progress, quiet
 from compress.quantization.bias_correction import correct_biases, corrected_inputs
 from compress.quantization.calibration.collecting import collect
 from compress.quantization.calibration.shared import Calibration
@@ -45,6 +46,7 @@ class Candidates:
         samples: list[Feeds],
         config: QuantizeConfig,
         minimise: str = "latency",
+        progress: Progress = quiet,
     ) -> None:
         """Look at a graph; nothing is built yet, and `fused` is None until `makers` has found it.
 
@@ -60,7 +62,8 @@ class Candidates:
         self._nodes = list(load_onnx(prepared).graph.node)
         self._kinds = [node.op_type for node in self._nodes]
         self._many = sum(self._kinds.count(kind) for kind in _PRODUCTS) >= _MANY
-        self._calibration = Calibration(samples, config)
+        self._progress = progress
+        self._calibration = Calibration(samples, config, progress=progress)
         self.fused: Path | None = None
 
     def makers(self) -> dict[str, Maker]:
@@ -183,7 +186,9 @@ class Candidates:
     def _corrected(self, path: Path) -> None:
         equal, corrected = self._folder / "equalized.onnx", self._folder / "corrected.onnx"
         equalize(self.prepared, equal)
-        statistics = collect(equal, self.samples, channels=corrected_inputs(equal))
+        statistics = collect(
+            equal, self.samples, channels=corrected_inputs(equal), progress=self._progress
+        )
         correct_biases(equal, corrected, statistics, self.config)
         self._alone(corrected, path)
 
@@ -195,5 +200,5 @@ class Candidates:
     def _alone(self, source: Path, path: Path) -> None:
         """Static int8 of a file whose activations are others than the prepared one's."""
         kinds = () if self.convolutions else _PRODUCTS
-        ranges = Calibration(self.samples, self.config).ranges(source)
+        ranges = Calibration(self.samples, self.config, progress=self._progress).ranges(source)
         quantize_static_int8(source, path, ranges, self.config, kinds=kinds)

@@ -125,7 +125,7 @@ def test_a_stop_in_any_stage_keeps_the_finished_ones(attempts: list[Attempt]):
         "training",
         "recovery",
         answers,
-        "all candidates",
+        "calibration",
         answers,
         "training",
         "benchmark",  # an export tells nothing of its progress

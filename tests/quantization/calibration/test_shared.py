@@ -10,6 +10,7 @@ from small_graphs import convolutions, whole
 
 from compress.data.task import Task
 from compress.measure.judge import TaskJudge
+from compress.progress import Progress
 from compress.quantization.building import build
 from compress.quantization.calibration import shared
 from compress.quantization.calibration.shared import Calibration
@@ -54,7 +55,11 @@ def test_all_static_candidates_share_one_pass(
 
     monkeypatch.setattr(shared, "collect", collect)
     judge = TaskJudge(tiny_task)
-    made = build(trained_onnx, tmp_path, judge, QuantizeConfig(samples=40))
+    steps: list[str] = []
+    config = QuantizeConfig(samples=40)
+    progress: Progress = lambda label, done, total: steps.append(f"{label} {done}/{total}")  # noqa: E731
+    made = build(trained_onnx, tmp_path, judge, config, progress=progress)
+    assert steps == ["calibration 1/2", "calibration 2/2"]
     assert made.failures == {}
     assert [name for name in made.files if name.startswith("static")] == [
         "static",
