@@ -65,12 +65,18 @@ class Samples:
         """Disjoint parts, drawn at random: "calibration", "validation" and "test".
 
         Raises:
-            InputError: there are fewer samples than parts.
+            InputError: there are fewer samples than parts, or all are the same.
         """
         if len(self) < _LEAST:
             raise InputError(
                 f"{self.name}: samples: {len(self)}; at least {_LEAST} are needed: one to "
                 "calibrate, one to choose by, one to judge. Hundreds give figures worth having."
+            )
+        first = self.entries[0]
+        if all(all(map(np.array_equal, entry, first)) for entry in self.entries[1:]):
+            raise InputError(
+                f"{self.name}: all {len(self)} samples are the same; ranges and answers taken on "
+                "them would say nothing. Give inputs such as the model will see."
             )
         order = np.random.default_rng(seed).permutation(len(self)).tolist()
         held = max(1, int(len(self) * _SHARE))

@@ -165,6 +165,14 @@ def test_files_that_cannot_be_read(tmp_path: Path):
         read_data(f"npz:{tmp_path / 'objects.npz'}")
 
 
+def test_samples_that_are_all_the_same_would_say_nothing():
+    zeros = np.zeros((5, 1, 4), np.float32)
+    with pytest.raises(InputError, match=r"^x: all 5 samples are the same; ranges and answers"):
+        from_calls("x", [(zeros,)], IMAGES).split(0)
+    zeros[4, 0, 2] = 1
+    from_calls("x", [(zeros,)], IMAGES).split(0)
+
+
 def test_too_few_samples_to_calibrate_choose_and_judge():
     with pytest.raises(InputError, match="x: samples: 1; at least 3 are needed: one to cal"):
         from_calls("x", [(rows(1, 1, 4),)], IMAGES).split(0)
