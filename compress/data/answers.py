@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from compress.data.task import Inputs, Split
 
@@ -15,7 +16,9 @@ Outputs = npt.NDArray[np.float32]
 CHUNK = 128
 
 
-def answer(call: Callable[[Inputs], npt.NDArray[np.floating]], split: Split) -> Outputs:
+def answer(
+    call: Callable[[Inputs], npt.NDArray[np.floating]], split: Split, *, mixed: bool = False
+) -> Outputs:
     """Outputs for all samples, in the split's order; (n, …).
 
     Sequences are answered together with others of their length, and outputs for each step are
@@ -23,9 +26,11 @@ def answer(call: Callable[[Inputs], npt.NDArray[np.floating]], split: Split) -> 
 
     Args:
         call: one batch of inputs to its outputs, (batch, …).
+        mixed: take samples as they come instead, short ones padded beside long ones. It takes
+            longer, and shows a model that reads the padding.
     """
     answers: Outputs | None = None
-    for rows in split.chunks(CHUNK):
+    for rows in torch.arange(len(split)).split(CHUNK) if mixed else split.chunks(CHUNK):
         found = np.asarray(call(split.take(rows)))
         if answers is None:
             shape = list(found.shape[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from compress.report.schema import Candidate
 from compress.runtime.interface import Target, open_model
 from compress.stats import paired_drop
 
-#: Latencies closer than this count as equal on a shared machine.
+#: Latencies closer than this count as equal on a shared machine; so do sizes.
 MARGIN = 0.05
+#: Less is asked of a candidate against the model that came in, which it must not be slower than.
+SLOWER = 0.02
 #: Drops are means of many samples.
 _ROUNDING = 1e-9
 #: The stage's input among the candidates.
@@ -186,7 +189,7 @@ def _refusal(drop: float, ratio: float, goal: Goal, change: str) -> str:
     """Why a candidate cannot be taken; empty where it can. `change` is the word for a drop."""
     if drop > goal.max_drop + _ROUNDING:
         return f"validation {change} {drop:.4f} is over the budget of {goal.max_drop:.4g}"
-    if ratio > 1 + MARGIN and goal.minimise == "latency":
+    if ratio > 1 + SLOWER and goal.minimise == "latency":
         return f"slower than the fp32 input: {ratio:.2f} × its latency"
     return ""
 
@@ -194,16 +197,29 @@ def _refusal(drop: float, ratio: float, goal: Goal, change: str) -> str:
 def _best(found: dict[str, Candidate], goal: Goal) -> str:
     allowed = [entry for entry in found.values() if not entry.reason] or [found[INPUT]]
     if goal.minimise == "size":
-        return min(allowed, key=lambda entry: entry.size_bytes or 0).name
-    fastest = min(entry.latency_ratio or 1.0 for entry in allowed)
-    equals = [entry for entry in allowed if (entry.latency_ratio or 1.0) <= fastest * (1 + MARGIN)]
-    return min(equals, key=lambda entry: entry.size_bytes or 0).name
+        return min(allowed, key=_size).name
+    equals = _near_least(allowed, _latency)
+    return min(_near_least(equals, _size), key=_latency).name
+
+
+def _near_least(entries: list[Candidate], of: Callable[[Candidate], float]) -> list[Candidate]:
+    """Those within the margin of the least."""
+    most = min(map(of, entries)) * (1 + MARGIN)
+    return [entry for entry in entries if of(entry) <= most]
+
+
+def _latency(entry: Candidate) -> float:
+    return entry.latency_ratio or 1.0
+
+
+def _size(entry: Candidate) -> float:
+    return entry.size_bytes or 0
 
 
 def _account(entry: Candidate, chosen: str, found: dict[str, Candidate], goal: Goal) -> Candidate:
     if entry.name != chosen:
         return entry.model_copy(update={"reason": entry.reason or f"{chosen} is faster or smaller"})
-    allowed = [other.latency_ratio or 1.0 for other in found.values() if not other.reason]
+    allowed = [_latency(other) for other in found.values() if not other.reason]
     if entry.reason:
         reason = "nothing else is within the budget"
     elif goal.minimise == "size":

@@ -17,6 +17,7 @@ from torch import nn
 from compress.data.task import Metric, Split, Task
 from compress.errors import ShapeMismatch
 from compress.measure.quality import check_outputs, confusion, qualities, quality, run_onnx
+from compress.runtime.interface import Feeds
 from compress.runtime.onnxruntime import Session
 from compress.stats import wilson_interval
 
@@ -88,6 +89,19 @@ def test_torch_and_onnx_outputs_give_the_same_quality(
     assert quality(tiny_task, found, tiny_task.test).value == (
         quality(tiny_task, expected, tiny_task.test).value
     )
+
+
+def test_short_sequences_are_judged_padded_beside_long_ones_as_they_are_served():
+    lengths = torch.tensor([1, 5, 2, 4])
+    inputs = torch.arange(20.0).reshape(4, 5, 1)
+    split = Split(inputs, torch.zeros(4, dtype=torch.long), np.arange(4), lengths)
+
+    class ReadsPadding:
+        def run(self, feeds: Feeds) -> np.ndarray:
+            return feeds[0].sum(axis=1)
+
+    found = run_onnx(ReadsPadding(), split)  # type: ignore[arg-type]
+    assert found.ravel().tolist() == inputs.sum(dim=(1, 2)).tolist()
 
 
 def test_a_card_gets_both_splits_as_plain_json(tiny_task: Task):

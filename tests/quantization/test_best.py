@@ -139,6 +139,19 @@ def test_of_equally_fast_ones_the_smallest_is_kept(stage: Stage):
     assert account["static"].reason == "dynamic is faster or smaller"
 
 
+def test_of_those_also_equally_small_the_fastest_is_kept(stage: Stage):
+    chosen, account = stage.choose(
+        {
+            INPUT: (1.0, 90, 400),
+            "static": (0.500, 90, 104),
+            "dynamic": (0.524, 90, 100),
+            "weight-only": (0.4995, 90, 106),
+        }
+    )
+    assert chosen == "static"
+    assert account["static"].reason == "smallest of those within 5% of the fastest"
+
+
 def test_where_nothing_qualifies_the_input_stays(stage: Stage):
     chosen, account = stage.choose(
         {INPUT: (1.0, 90, 400), "static": (0.5, 50, 100), "dynamic": (1.06, 90, 100)}
@@ -157,6 +170,13 @@ def test_even_an_input_over_the_budget_stays_where_nothing_else_is_within(
     chosen, account = stage.choose({INPUT: (1.0, 90, 400), "static": (0.5, 90, 100)})
     assert chosen is None
     assert account[INPUT].reason == "nothing else is within the budget"
+
+
+def test_smaller_but_a_little_slower_than_the_input_is_refused(stage: Stage):
+    chosen, account = stage.choose({INPUT: (1.0, 90, 400), "weight-only": (1.03, 90, 100)})
+    assert chosen is None
+    assert account["weight-only"].reason == "slower than the fp32 input: 1.03 × its latency"
+    assert stage.choose({INPUT: (1.0, 90, 400), "weight-only": (1.01, 90, 100)})[0] == "weight-only"
 
 
 def test_size_is_minimised_whatever_the_latency(stage: Stage):
