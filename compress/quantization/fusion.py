@@ -17,15 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto
 
-from compress.quantization.editing import Array, Converter, Edit, attributes, names_read, rewrite
-from compress.runtime.onnxruntime import Feeds, Session
+from compress.quantization.editing import Converter, Edit, attributes, rewrite
+from compress.quantization.rewriting.agreement import Disagreement, reference
+from compress.quantization.rewriting.files import save
+from compress.quantization.rewriting.graph import Graph
+from compress.quantization.rewriting.tidy import tidy
+from compress.runtime.onnxruntime import Feeds
 
 #: The first opset that has Attention, and the first one that differs in nothing else that matters.
 _OPSET, _LEAST_OPSET = 23, 18
-#: Allowed difference of the outputs, relative to the largest.
-_TOLERANCE = 1e-4
 _HEADS_FIRST, _KEYS_TURNED = (0, 2, 1, 3), (0, 2, 3, 1)
 
 
@@ -42,23 +44,13 @@ def fuse(source: Path, target: Path, samples: Feeds) -> bool:
     attention = _fuse_attention(model)
     if not _keep_sums_apart(model) and not attention:
         return False
-    target.write_bytes(model.SerializeToString())
-    if _agree(source, target, samples):
-        return True
-    target.unlink()
-    return False
-
-
-def _agree(source: Path, target: Path, samples: Feeds) -> bool:
-    expected = Session(source).run(samples)
+    save(model, target)
     try:
-        found = Session(target).run(samples)
-    except Exception:  # an onnxruntime that has no such kernel, or one that takes other shapes
+        reference(source, samples).difference(target)
+    except Disagreement:  # also an onnxruntime that has no such kernel, or one for other shapes
+        target.unlink()
         return False
-    if found.shape != expected.shape:
-        return False
-    largest = float(np.abs(expected).max())
-    return float(np.abs(found - expected).max()) <= _TOLERANCE * largest
+    return True
 
 
 def _keep_sums_apart(model: ModelProto) -> int:
@@ -103,21 +95,8 @@ class _Attention:
     scale: float
 
 
-class _Graph:
-    """What made each value, and the constants."""
-
-    def __init__(self, graph: GraphProto) -> None:
-        self._made = {name: node for node in graph.node for name in node.output}
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-
-    def maker(self, name: str, *kinds: str) -> NodeProto | None:
-        """The node that made a value, where it is of one of these kinds."""
-        node = self._made.get(name)
-        return node if node is not None and node.op_type in kinds else None
-
-    def constant(self, name: str) -> Array | None:
-        tensor = self._tensors.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+class _Pieces(Graph):
+    """A graph, and attention read out of its nodes."""
 
     def unscaled(self, name: str) -> tuple[str, float]:
         """The value before it was multiplied by constant numbers, and their product."""
@@ -219,15 +198,15 @@ def _fuse_attention(model: ModelProto) -> int:
     known = bool(versions) and versions[0].version >= _LEAST_OPSET
     if not known or "GroupNormalization" in kinds:  # which opset 21 changed
         return 0
-    count = rewrite(model, {"Reshape": _attention_converter(_Graph(graph))})
+    count = rewrite(model, {"Reshape": _attention_converter(_Pieces(model))})
     if count:
-        _drop_dead(graph)
+        tidy(model, model)
         versions[0].version = max(versions[0].version, _OPSET)
         model.ir_version = max(model.ir_version, 11)
     return count
 
 
-def _attention_converter(graph: _Graph) -> Converter:
+def _attention_converter(graph: _Pieces) -> Converter:
     expanded: dict[str, str] = {}  # masks by name
 
     def convert(edit: Edit, node: NodeProto) -> bool:
@@ -258,18 +237,3 @@ def _expand(edit: Edit, mask: str, query: str) -> str:
     time = edit.add("Shape", [query], start=1, end=2)
     shape = edit.add("Concat", [time, edit.constant("one_key", np.array([1]))], axis=0)
     return edit.add("Expand", [mask, shape])
-
-
-def _drop_dead(graph: GraphProto) -> None:
-    """Remove nodes that nothing uses any more, and constants that only they used."""
-    used, kept = {value.name for value in graph.output}, list[NodeProto]()
-    for node in reversed(graph.node):
-        if used.intersection(node.output) or any(entry.g.node for entry in node.attribute):
-            kept.append(node)
-            used.update(node.input)
-            used.update(name for entry in node.attribute for name in names_read(entry.g))
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)

@@ -20,6 +20,7 @@ from compress.models.transformer import Transformer
 from compress.quantization import fusion
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.fusion import fuse
+from compress.quantization.rewriting import agreement
 from compress.quantization.rewriting.simplify import simplify
 from compress.runtime.onnxruntime import Session
 
@@ -163,8 +164,8 @@ def test_what_has_no_attention_stays(tmp_path):
 
 
 def test_a_graph_that_differs_is_not_left_behind(encoder, tmp_path, monkeypatch):
-    original = fusion._Graph.unscaled
-    monkeypatch.setattr(fusion._Graph, "unscaled", lambda *args: (original(*args)[0], 1.0))
+    original = fusion._Pieces.unscaled
+    monkeypatch.setattr(fusion._Pieces, "unscaled", lambda *args: (original(*args)[0], 1.0))
     assert not fuse(encoder, tmp_path / "fused.onnx", arrays(tokens([9, 4])))
     assert not (tmp_path / "fused.onnx").exists()
 
@@ -175,7 +176,7 @@ def test_an_onnxruntime_without_the_kernel(encoder, tmp_path, monkeypatch):
             raise ModelFileError(f"{path}: no kernel")
         return Session(path)
 
-    monkeypatch.setattr(fusion, "Session", session)
+    monkeypatch.setattr(agreement, "Session", session)
     assert not fuse(encoder, tmp_path / "fused.onnx", arrays(tokens([9, 4])))
 
 
