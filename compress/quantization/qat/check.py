@@ -40,7 +40,7 @@ def compare(graph: QuantizedGraph, path: Path, split: Split, *, labels: bool) ->
     """
     graph.eval()
     with torch.inference_mode():
-        expected = answer(lambda inputs: graph(*inputs).numpy(), split)
+        expected = answer(lambda inputs: graph(*inputs).numpy(), split, mixed=True)
     found = run_onnx(Session(path), split)
     difference, deviation = np.abs(expected - found), max(float(expected.std()), 1e-12)
     mean = float(difference.mean()) / deviation
