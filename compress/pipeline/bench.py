@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import compress
-from compress.artifact import ONNX, Artifact, digest, load_artifact, wrap_onnx
+from compress.artifact import ONNX, Artifact, load_artifact, wrap_onnx
 from compress.data.references import load_task
 from compress.errors import InputError
 from compress.export.graph import load_onnx
 from compress.measure.config import BenchConfig, as_pairs
 from compress.measure.latency import Measured
-from compress.measure.machine import machine
 from compress.measure.profile import bench_profiles
 from compress.measure.quality import feeds
 from compress.pipeline.benchmark import describe_arm, left_out, measurement
-from compress.pipeline.commit import current_commit
 from compress.pipeline.compare import Scores, compare
 from compress.pipeline.context import Context
 from compress.pipeline.lengths import check_length, told_length
+from compress.pipeline.origin import origin
 from compress.pipeline.pages import write_report
 from compress.pipeline.runtimes import arm_facts, target_of
 from compress.pipeline.timing import time_arms
@@ -94,14 +91,7 @@ def bench(
     notes += left_out(failed, unprofiled)
     settings = config.model_dump(mode="json")
     report = Report(
-        tool_version=compress.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=_command(paths, config, data, device, seed),
-        title="Benchmark",
-        machine=machine(),
-        commit=current_commit(),
-        recipe={"benchmark": settings},
-        recipe_hash=digest(settings),
+        **origin(_command(paths, config, data, device, seed), "Benchmark", {"benchmark": settings}),
         baseline=arms[0].name,
         arms=arms,
         comparisons=_comparisons(arms, measured, task, scores),

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import compress
-from compress.artifact import Artifact, digest
+from compress.artifact import Artifact
 from compress.data.task import Task
 from compress.measure.config import BenchConfig
 from compress.measure.further import further_metrics
 from compress.measure.latency import CONTROL, Measured
-from compress.measure.machine import machine
 from compress.measure.noise import describe_noise
 from compress.measure.profile import bench_profiles
 from compress.measure.quality import check_outputs, feeds, quality, run_onnx
-from compress.pipeline.commit import current_commit
 from compress.pipeline.compare import (
     Scores,
     compare,
@@ -27,6 +23,7 @@ from compress.pipeline.compare import (
 )
 from compress.pipeline.context import Context
 from compress.pipeline.decide import choose_final, judge
+from compress.pipeline.origin import origin
 from compress.pipeline.runtimes import arm_facts
 from compress.pipeline.timing import time_arms
 from compress.recipe import Recipe
@@ -84,11 +81,11 @@ def benchmark(
             names[stage.name], Target(artifact.onnx), context, artifact=artifact, out=out
         )
         control = controls.get(stage.name)
-        origin = stage.parent or getattr(stage.config, "teacher", None)
+        comes_from = stage.parent or getattr(stage.config, "teacher", None)
         arms.append(
             arm.model_copy(
                 update={
-                    "parent": names.get(origin or ""),
+                    "parent": names.get(comes_from or ""),
                     "control_of": names[control] if control else None,
                     "latency": measured.latency(arm.name) if arm.name not in failed else [],
                     "peak_memory_bytes": memory.get(arm.name),
@@ -132,14 +129,9 @@ def benchmark(
     arms = [arm.model_copy(update={"profile": profiles.get(arm.name)}) for arm in arms]
     notes += left_out(failed, unprofiled) + _simple(context.task) + _told(further)
     report = Report(
-        tool_version=compress.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
-        title=f"{recipe.model.get('name', 'model')} on {recipe.task}",
-        machine=machine(),
-        commit=current_commit(),
-        recipe=recipe.resolved(),
-        recipe_hash=digest(recipe.resolved()),
+        **origin(
+            command, f"{recipe.model.get('name', 'model')} on {recipe.task}", recipe.resolved()
+        ),
         key=key,
         baseline=baseline,
         final=final,

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
-import compress
-from compress.artifact import digest
 from compress.data.references import load_task
 from compress.data.task import Task
 from compress.gate import decide, looks_for
 from compress.measure.config import BenchConfig, CheckTiming, Count, as_pairs
-from compress.measure.machine import machine
 from compress.measure.quality import feeds
 from compress.pipeline.alike import check_alike
 from compress.pipeline.bench import describe
 from compress.pipeline.benchmark import measurement
-from compress.pipeline.commit import current_commit
 from compress.pipeline.compare import Scores, compare_further
 from compress.pipeline.find import find_model
 from compress.pipeline.lengths import check_length, told_length
+from compress.pipeline.origin import origin
 from compress.pipeline.pages import write_report
 from compress.pipeline.regression import Limits, compared, judge, proof
 from compress.pipeline.timing import Pair, time_pairs
@@ -116,14 +112,11 @@ def check(
     comparisons = compared(arms, timed, limits, scores)
     settings = config.model_dump(mode="json")
     report = Report(
-        tool_version=compress.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=_command(baseline, candidate, config, data, device, seed),
-        title=f"{candidate} against {baseline}",
-        machine=machine(),
-        commit=current_commit(),
-        recipe={"check": settings},
-        recipe_hash=digest(settings),
+        **origin(
+            _command(baseline, candidate, config, data, device, seed),
+            f"{candidate} against {baseline}",
+            {"check": settings},
+        ),
         baseline=BASELINE,
         gate=judge(comparisons, arms, timed, limits, scores),
         arms=arms,

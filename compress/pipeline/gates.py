@@ -7,12 +7,10 @@ family. A gate that is about other machines is skipped, and the report says why.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import compress
-from compress.artifact import Artifact, digest
+from compress.artifact import Artifact
 from compress.data.references import load_task
 from compress.data.task import Task
 from compress.errors import CompressError, RecipeError, suggest
@@ -26,9 +24,9 @@ from compress.pipeline.alike import check_alike
 from compress.pipeline.bench import describe
 from compress.pipeline.benchmark import measurement
 from compress.pipeline.check import CheckConfig, no_data, plan
-from compress.pipeline.commit import current_commit
 from compress.pipeline.find import find_model
 from compress.pipeline.lengths import check_length
+from compress.pipeline.origin import origin
 from compress.pipeline.pages import write_report
 from compress.pipeline.promises import (
     Evidence,
@@ -109,13 +107,7 @@ def check_gates(
     ]
     settings = _settings(file)
     report = Report(
-        tool_version=compress.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
-        title=f"Gates of {file.source}",
-        machine=facts,
-        recipe=settings,
-        recipe_hash=digest(settings),
+        **origin(command, f"Gates of {file.source}", settings),
         baseline=next(iter(arms)),
         gate=_judge(promises, timed, config),
         arms=list(arms.values()),
@@ -124,7 +116,6 @@ def check_gates(
         if timed
         else {},
         notes=notes if task else [*notes, *no_data(files, config.length)],
-        commit=current_commit(),
         raw=timed.measured.raw() if timed else None,
     )
     if out is not None:

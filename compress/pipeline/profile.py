@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
 from pathlib import Path
 
-import compress
-from compress.artifact import digest
 from compress.data.references import load_task
 from compress.errors import InputError
 from compress.measure.config import BenchConfig
-from compress.measure.machine import machine
 from compress.measure.profile import ProfileConfig
 from compress.measure.profile import profile as measure_profile
 from compress.measure.quality import feeds
 from compress.pipeline.bench import describe
 from compress.pipeline.find import find_model
+from compress.pipeline.origin import origin
 from compress.pipeline.pages import write_report
 from compress.progress import Progress, quiet
 from compress.report.schema import Report
@@ -72,13 +69,11 @@ def profile(
     profiles = measure_profile(files, config, inputs=rows, progress=progress)
     settings = config.model_dump(mode="json")
     report = Report(
-        tool_version=compress.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=_command(paths, config, data),
-        title=f"{other} against {model}" if other else f"Profile of {model}",
-        machine=machine(),
-        recipe={"profile": settings},
-        recipe_hash=digest(settings),
+        **origin(
+            _command(paths, config, data),
+            f"{other} against {model}" if other else f"Profile of {model}",
+            {"profile": settings},
+        ),
         baseline=arms[0].name,
         final=arms[1].name if other else None,
         arms=[arm.model_copy(update={"profile": profiles[arm.name]}) for arm in arms],

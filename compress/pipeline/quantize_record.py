@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from compress.measure.judge import Judge, TaskJudge
 from compress.measure.latency import Measured, measure, measure_memory
 from compress.measure.machine import machine, versions
 from compress.pipeline.benchmark import measurement
-from compress.pipeline.commit import current_commit
 from compress.pipeline.compare import Scores, compare
 from compress.pipeline.decide import judge as judge_budget
+from compress.pipeline.origin import origin
 from compress.pipeline.runtimes import arm_facts
 from compress.progress import Progress
 from compress.quantization import best
@@ -156,14 +155,7 @@ class QuantizeRecord:
         better = self.judge.higher_is_better
         limit = self.budget.limit(float(scores[before]["test"].mean()))
         report = Report(
-            tool_version=compress.__version__,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
-            title=f"{self.parent.card.name}, quantized",
-            machine=machine(),
-            commit=current_commit(),
-            recipe=self.settings(),
-            recipe_hash=digest(self.settings()),
+            **origin(command, f"{self.parent.card.name}, quantized", self.settings()),
             baseline=before,
             final=after,
             arms=arms,
