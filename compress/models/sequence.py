@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from compress.models.sequence_configs import SequenceConfig
 
-#: Primes that spread tokens over the rows of a hashed table: one for each place in an n-gram.
-_PRIMES = (1, 1_000_003, 998_244_353, 754_974_721, 469_762_049, 167_772_161, 104_857_601, 998_353)
+#: Primes that spread tokens over the rows of a hashed table: one for each place in an n-gram. So
+#: small that products with characters are whole numbers in fp32, too, which OpenVINO computes in.
+_PRIMES = (1, 15013, 9473, 5881, 13687, 3163, 11003, 7561)
 #: The sum of a text's n-grams is multiplied by it: its values are seldom met, and learn that much
 #: faster than other weights at the same rate.
 _WIDE_SCALE = 10.0

@@ -11,6 +11,11 @@ from compress.models.sequence import _PRIMES, Front, Wide, ngram_rows
 from compress.models.sequence_configs import RecurrentConfig, SequenceConfig
 
 
+def test_hashes_of_characters_are_whole_numbers_in_fp32_too():
+    """OpenVINO multiplies integers as fp32, which holds them all up to 2^24."""
+    assert sum(127 * prime for prime in _PRIMES) < 2**24
+
+
 def test_ngram_rows_are_those_of_a_loop():
     tokens = torch.randint(3, 4000, (3, 7), generator=torch.Generator().manual_seed(0))
     orders = {1: 5000, 3: 97, 2: 64}
