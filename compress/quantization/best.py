@@ -20,7 +20,7 @@ from compress.runtime.interface import Target, open_model
 from compress.stats import paired_drop
 
 #: Latencies closer than this count as equal on a shared machine; so do sizes.
-MARGIN = 0.05
+MARGIN = 0.03
 #: Less is asked of a candidate against the model that came in, which it must not be slower than.
 SLOWER = 0.02
 #: Drops are means of many samples.
