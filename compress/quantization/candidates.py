@@ -21,6 +21,7 @@ from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.equalization import equalize
 from compress.quantization.fusion import fuse
 from compress.quantization.nbits import quantize_4bit
+from compress.quantization.rewriting.depthwise import as_convolutions
 from compress.quantization.saturation import saturates
 from compress.quantization.smoothquant import smooth
 from compress.quantization.static import quantize_static_int8
@@ -139,6 +140,11 @@ class Candidates:
             # Few input channels: too little work for the int8 kernel, which then costs time.
             first = next(node.name for node in self._nodes if node.op_type == "Conv")
             found["static, first convolution fp32"] = partial(self.static, keep_fp32=(first,))
+            spread = self._folder / "depthwise.onnx"
+            if as_convolutions(self.prepared, spread, self.samples[0]):
+                found["static, normalizations as convolutions"] = partial(
+                    self.static, source=spread
+                )
         facts = machine()
         if found and saturates(facts["architecture"], facts["instruction_sets"]):
             seven = self.config.model_copy(update={"reduce_range": True})

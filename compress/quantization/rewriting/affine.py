@@ -120,7 +120,7 @@ def _affine(
 ) -> tuple[_Floats, _Floats] | None:
     """The factor and the shift of each channel that a node stands for."""
     if node.op_type == "BatchNormalization":
-        return _normalization(graph, node) if name == node.input[0] else None
+        return normalization(graph, node) if name == node.input[0] else None
     other = node.input[1] if node.input[0] == name else node.input[0]
     values = _floats(graph, other)
     numbers = None if values is None else _by_channel(values, linear)
@@ -137,7 +137,8 @@ def _affine(
     return (ones, -numbers) if first else (-ones, numbers)
 
 
-def _normalization(graph: Graph, node: NodeProto) -> tuple[_Floats, _Floats] | None:
+def normalization(graph: Graph, node: NodeProto) -> tuple[_Floats, _Floats] | None:
+    """The factor and the shift of each channel of a BatchNormalization; None where they vary."""
     parts = [_floats(graph, name) for name in node.input[1:5]]
     known = [part for part in parts if part is not None]
     training = attribute(node, "training_mode", 0)

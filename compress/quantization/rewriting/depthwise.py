@@ -1,0 +1,58 @@
+"""BatchNormalization that no weights can take in, as a convolution of each channel by itself.
+
+It stands behind a ReLU, a sum or a concatenation in pre-activation ResNets (He et al., 2016,
+arXiv:1603.05027), DenseNets and TDNNs. In fp32 nothing is gained. But onnxruntime has no int8
+kernel for it: between two int8 convolutions it costs a conversion to fp32 and another layout, and
+the way back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from compress.quantization.rewriting.affine import normalization
+from compress.quantization.rewriting.agreement import Disagreement, reference
+from compress.quantization.rewriting.files import save
+from compress.quantization.rewriting.graph import Graph
+from compress.quantization.rewriting.tidy import tidy
+from compress.runtime.interface import Feeds
+
+
+def as_convolutions(source: Path, target: Path, samples: Feeds) -> bool:
+    """Write a copy without BatchNormalization that computes the same.
+
+    Args:
+        samples: real inputs, on which both files have to agree.
+
+    Returns:
+        Whether there was any that could be replaced; without, nothing is written.
+    """
+    model = onnx.load(source)
+    if not _replace(model):
+        return False
+    tidy(model, model)
+    save(model, target)
+    try:
+        reference(source, samples).difference(target)
+    except Disagreement:
+        target.unlink()
+        return False
+    return True
+
+
+def _replace(model: ModelProto) -> int:
+    graph = Graph(model)
+    for node in graph.nodes("BatchNormalization"):
+        rank, affine = graph.rank(node.input[0]), normalization(graph, node)
+        if rank is None or rank < 3 or affine is None:
+            continue
+        factor, shift = (part.astype(np.float32) for part in affine)
+        weight = graph.add_constant(node.input[1], factor.reshape(-1, *[1] * (rank - 1)))
+        inputs = [node.input[0], weight, graph.add_constant(node.input[2], shift)]
+        new = graph.add_node("Conv", inputs, node.output[0], group=len(factor))
+        graph.replace(node, {node.input[0]}, [new])
+    return graph.finish()
