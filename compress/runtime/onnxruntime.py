@@ -45,13 +45,21 @@ class Session:
     """
 
     def __init__(
-        self, file: Path, device: str = "cpu", threads: int = 1, *, trace: Path | None = None
+        self,
+        file: Path,
+        device: str = "cpu",
+        threads: int = 1,
+        *,
+        trace: Path | None = None,
+        exact: bool = False,
     ) -> None:
         """Load a model.
 
         Args:
             trace: beginning of the path of the profiler's trace, see `end_trace`; None runs without
                 the profiler.
+            exact: compute in fp32 what the file says. onnxruntime by itself multiplies weights that
+                are stored as integers with activations that it rounds to int8.
 
         Raises:
             ModelFileError: the file is missing, damaged, or onnxruntime cannot run it.
@@ -63,6 +71,8 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what goes wrong is raised, and told once
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if exact:
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if trace is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(trace)

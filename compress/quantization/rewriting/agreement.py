@@ -43,7 +43,7 @@ class Reference:
             Disagreement: the file does not load or run, or the difference exceeds `TOLERANCE`.
         """
         try:
-            found = Session(file).every_output(self.feeds)
+            found = Session(file, exact=True).every_output(self.feeds)
         except Exception as error:  # onnxruntime's own classes share no public base
             # What `Session` says begins with the name of a file that nobody knows.
             reason = first_line(error.__cause__ or error)
@@ -70,7 +70,7 @@ def reference(source: Path, samples: Feeds | None) -> Reference:
         ModelFileError: onnxruntime cannot load it, or cannot run it on these inputs.
         ShapeMismatch: the samples are not what the model takes.
     """
-    session = Session(source)
+    session = Session(source, exact=True)
     names = tuple(output.name for output in session.outputs)
     if samples is not None:
         feeds = _fitted(session, samples)

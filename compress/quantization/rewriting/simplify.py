@@ -24,6 +24,7 @@ from compress.quantization.rewriting.folding import DOUBTFUL, fold, infer_shapes
 from compress.quantization.rewriting.normalizations import fuse_layer_normalization
 from compress.quantization.rewriting.one_hot import fuse_one_hot
 from compress.quantization.rewriting.opset import OPSETS, raise_opset
+from compress.quantization.rewriting.stored import restore_weights
 from compress.quantization.rewriting.tidy import tidy
 from compress.runtime.onnxruntime import Feeds
 
@@ -39,6 +40,7 @@ _STEPS: dict[str, tuple[_Change, ...]] = {
     "Constant nodes to initializers": (constants.lift_constants,),
     "opset raised": tuple(partial(raise_opset, version) for version in OPSETS),
     "nodes that pass values on": (constants.drop_passing,),
+    "stored integers restored": (restore_weights,),
     "constant parts folded": (fold, *(partial(fold, without=names) for names in DOUBTFUL)),
     "nodes named": (constants.name_nodes,),
     "shapes inferred": (infer_shapes, partial(infer_shapes, symbolic=False)),
