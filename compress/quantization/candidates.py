@@ -15,6 +15,7 @@ from compress.measure.machine import machine
 from compress.progress import Progress, quiet
 from compress.quantization.bias_correction import correct_biases, corrected_inputs
 from compress.quantization.calibration.collecting import collect
+from compress.quantization.calibration.observed import STATIC_KINDS
 from compress.quantization.calibration.shared import Calibration
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
@@ -33,6 +34,12 @@ Maker = Callable[[Path], object]
 
 _PRODUCTS = ("MatMul", "Gemm")
 _STEPPED = {"GRU", "RNN"}
+#: What stands between convolutions and loses next to nothing in int8; by their order of size other
+#: pieces, such as those of an activation, may need more than 8 bits.
+_HARMLESS = frozenset(
+    {"Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool"}
+    | {"LeakyRelu", "MatMul", "MaxPool", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+)
 #: Graphs with fewer products have no attention to fuse, and nothing that blocks could help.
 _MANY = 4
 
@@ -97,6 +104,7 @@ class Candidates:
         *,
         source: Path | None = None,
         config: QuantizeConfig | None = None,
+        kinds: tuple[str, ...] = (),
     ) -> None:
         """Static int8 of the operators that gain from it, ranges found once for each file.
 
@@ -104,6 +112,8 @@ class Candidates:
             keep_fp32: names of nodes that stay as they are.
             source: a file that computes the same as the prepared one, instead of it.
             config: of the integers, or of how ranges are found, instead of the candidates' own.
+            kinds: operators to quantize; all that convolutions have between them where left out,
+                and without convolutions products alone.
         """
         source, config = source or self.prepared, config or self.config
         quantize_static_int8(
@@ -113,7 +123,7 @@ class Candidates:
             config,
             keep_fp32=tuple(keep_fp32),
             # The pieces between products lose accuracy in int8, and time to be converted.
-            kinds=() if self.convolutions else _PRODUCTS,
+            kinds=kinds or (() if self.convolutions else _PRODUCTS),
         )
 
     def variants(self) -> dict[str, Maker]:
@@ -140,6 +150,10 @@ class Candidates:
             # Few input channels: too little work for the int8 kernel, which then costs time.
             first = next(node.name for node in self._nodes if node.op_type == "Conv")
             found["static, first convolution fp32"] = partial(self.static, keep_fp32=(first,))
+            if set(self._kinds) & STATIC_KINDS - _HARMLESS:
+                found["static, convolutions and products alone"] = partial(
+                    self.static, kinds=("Conv", *_PRODUCTS)
+                )
             spread = self._folder / "depthwise.onnx"
             if as_convolutions(self.prepared, spread, self.samples[0]):
                 found["static, normalizations as convolutions"] = partial(

@@ -86,6 +86,20 @@ def _value(node: NodeProto) -> TensorProto | None:
     return tensor
 
 
+def flatten_biases(model: ModelProto) -> int:
+    """Biases of Gemm that are written as one row become a list; returns how many.
+
+    onnxruntime's quantizer takes no other.
+    """
+    graph, count = Graph(model), 0
+    for node in graph.nodes("Gemm"):
+        bias = graph.constant(node.input[2]) if len(node.input) > 2 else None
+        if bias is not None and bias.ndim == 2 and bias.shape[0] == 1:
+            node.input[2] = graph.add_constant(node.input[2], bias[0])
+            count += 1
+    return count
+
+
 def name_nodes(model: ModelProto) -> int:
     """Give nodes a name that have none or another one's; returns how many."""
     taken, numbers, count = set[str](), Counter[str](), 0

@@ -45,6 +45,7 @@ _STEPS: dict[str, tuple[_Change, ...]] = {
     "nodes named": (constants.name_nodes,),
     "shapes inferred": (infer_shapes, partial(infer_shapes, symbolic=False)),
     "scales and shifts merged into weights": (merge_affine,),
+    "biases of one row to lists": (constants.flatten_biases,),
     "one-hot products to Gather": (fuse_one_hot,),
     "LayerNormalization": (fuse_layer_normalization,),
     "GELU": (activations.fuse_gelu,),

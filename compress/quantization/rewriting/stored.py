@@ -17,6 +17,8 @@ from compress.quantization.editing import Array
 from compress.quantization.rewriting.graph import Graph, copied
 
 _NARROW = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+#: Parts of the names of operators that compute with integers; a graph with them stays as it is.
+_COMPUTING = ("quantizelinear", "qlinear", "integer", "quantizematmul", "quantizelstm", "nbits")
 #: What stands between stored integers and the weight, in the ways that quantizers write it.
 _RESTORING = {"Cast", "DequantizeLinear", "Div", "Mul", "Reshape", "Sub", "Transpose"}
 
@@ -41,6 +43,9 @@ def restore_weights(model: ModelProto) -> int:
 def _restoring(model: ModelProto) -> list[NodeProto]:
     """The nodes whose inputs are constants and hold integers of few bits, or come from such."""
     graph, found = Graph(model), list[NodeProto]()
+    others = {node.op_type.lower() for node in model.graph.node} - {"dequantizelinear"}
+    if any(part in kind for kind in others for part in _COMPUTING):
+        return []
     narrow = {tensor.name for tensor in model.graph.initializer if tensor.data_type in _NARROW}
     results = {value.name for value in model.graph.output}
     for node in graph.nodes(*_RESTORING):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 from sketch import Sketch, kinds, run
 
 from compress.quantization.dynamic import quantize_dynamic_int8
@@ -42,16 +43,9 @@ def test_a_weight_is_what_onnxruntime_restores(kind: type, scales: tuple[int, ..
 def test_without_a_zero_point_and_only_what_is_constant():
     g = Sketch(opset=21)
     made = stored(g, np.int8, (32,), zero=False, axis=1)
-    scale = g.constant(0.1)
-    restored = g.DequantizeLinear(
-        g.QuantizeLinear(made, scale, g.constant(0, np.uint8)), scale, g.constant(0, np.uint8)
-    )
-    model = g.output(restored).model()
-    x = RANDOM.standard_normal((5, 64)).astype(np.float32)
-    expected = run(model, x)[0]
+    model = g.output(g.DequantizeLinear(g.Cast(made, to=TensorProto.INT8), 0.1)).model()
     assert restore_weights(model) == 1
-    assert kinds(model)["DequantizeLinear"] == 1
-    np.testing.assert_allclose(run(model, x)[0], expected, atol=0.11)
+    assert kinds(model) == {"MatMul": 1, "Cast": 1, "DequantizeLinear": 1}
 
 
 def test_scales_for_blocks_and_what_is_written_with_casts():
