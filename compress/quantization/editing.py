@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
+from compress.quantization.scopes import names_read
+
 #: Operators that onnxruntime adds to ONNX's own.
 MICROSOFT = "com.microsoft"
 
@@ -135,16 +137,6 @@ def _drop_unused(graph: GraphProto) -> None:
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-
-
-def names_read(graph: GraphProto) -> set[str]:
-    """Names that nodes read, also inside the bodies of loops."""
-    found = {name for node in graph.node for name in node.input}
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                found |= names_read(body)
-    return found
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
-from compress.quantization.editing import Array, Converter, Edit, attributes, names_read, rewrite
+from compress.quantization.editing import Array, Converter, Edit, attributes, rewrite
+from compress.quantization.scopes import names_read
 from compress.runtime.onnxruntime import Feeds, Session
 
 #: The first opset that has Attention, and the first one that differs in nothing else that matters.

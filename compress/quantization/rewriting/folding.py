@@ -17,7 +17,8 @@ from onnx import ModelProto, TensorProto
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
-from compress.quantization.rewriting.files import graphs, load, save, weight_bytes, without_weights
+from compress.export.graph import graphs
+from compress.quantization.rewriting.files import load, save, weight_bytes, without_weights
 from compress.quantization.scratch import inside_scratch_folder
 
 #: A graph may grow by so many bytes, and by this factor, when constant parts are computed.

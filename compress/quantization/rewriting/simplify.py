@@ -15,11 +15,12 @@ from pathlib import Path
 from onnx import ModelProto
 
 from compress.errors import first_line
+from compress.export.graph import graphs
 from compress.quantization.rewriting import activations, constants
 from compress.quantization.rewriting.affine import merge_affine
 from compress.quantization.rewriting.agreement import TOLERANCE, Disagreement, Reference, reference
 from compress.quantization.rewriting.embeddings import compute_on_tables
-from compress.quantization.rewriting.files import graphs, load, save
+from compress.quantization.rewriting.files import load, save
 from compress.quantization.rewriting.folding import DOUBTFUL, fold, infer_shapes
 from compress.quantization.rewriting.normalizations import fuse_layer_normalization
 from compress.quantization.rewriting.one_hot import fuse_one_hot

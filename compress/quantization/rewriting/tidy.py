@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from onnx import GraphProto, ModelProto
 
-from compress.quantization.editing import names_read
-from compress.quantization.rewriting.files import graphs, keep_only
+from compress.export.graph import graphs
+from compress.quantization.rewriting.files import keep_only
 from compress.quantization.rewriting.graph import copied
+from compress.quantization.scopes import names_read
 
 
 def tidy(model: ModelProto, original: ModelProto) -> None:
