@@ -156,8 +156,9 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def has_bodies(model: ModelProto) -> bool:
-    """Whether any node is an If, Loop or Scan."""
-    return any(True for node in model.graph.node for _ in bodies(node))
+    """Whether any node is an If, Loop or Scan, those of functions included."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    return any(True for node in nodes for _ in bodies(node))
 
 
 def _kind(node: NodeProto, scope: _Scope) -> tuple[str, str]:

@@ -24,14 +24,19 @@ Call = Callable[..., Any]
 
 
 class Crashed(Exception):
-    """The process died; says of what, in words that go behind "onnxruntime"."""
+    """The process died; says of what, in one line without a full stop."""
+
+
+def here(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A call in this process."""
+    return function(*arguments)
 
 
 @contextmanager
 def calls(*, isolated: bool) -> Iterator[Call]:
     """What calls functions: here, or in another process for as long as this lasts."""
     if not isolated:
-        yield lambda function, *arguments: function(*arguments)
+        yield here
         return
     process = Isolated()
     try:
@@ -109,8 +114,8 @@ def _start() -> subprocess.Popen[bytes]:
 
 def _cause(code: int) -> str:
     if code < 0:
-        return f"crashes ({signal.Signals(-code).name})"
-    return f"ends the process (exit code {code})"
+        return f"onnxruntime crashes ({signal.Signals(-code).name})"
+    return f"onnxruntime ends its process (exit code {code})"
 
 
 def _serve(given: IO[bytes], taken: IO[bytes]) -> None:
@@ -119,6 +124,7 @@ def _serve(given: IO[bytes], taken: IO[bytes]) -> None:
             function, arguments = pickle.load(given)
         except EOFError:
             return
+        answer: tuple[Any, Any]
         try:
             answer = function(*arguments), None
         except Exception as error:

@@ -36,9 +36,9 @@ def test_what_is_written_there_stays_there(process, capfd):
 
 
 def test_a_crash_is_told_and_the_next_call_served(process):
-    with pytest.raises(Crashed, match=r"^crashes \(SIGSEGV\)$"):
+    with pytest.raises(Crashed, match=r"^onnxruntime crashes \(SIGSEGV\)$"):
         process.call(signal.raise_signal, signal.SIGSEGV)
-    with pytest.raises(Crashed, match=r"^ends the process \(exit code 7\)$"):
+    with pytest.raises(Crashed, match=r"^onnxruntime ends its process \(exit code 7\)$"):
         process.call(os._exit, 7)
     assert process.call(math.sqrt, 9) == 3
 
