@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from compress.export.graph import bodies, graphs, has_bodies
 
@@ -73,6 +73,32 @@ def _rename_one(graph: GraphProto, names: dict[str, str]) -> None:
         tensor.name = names.get(tensor.name, tensor.name)
     for sparse in graph.sparse_initializer:
         sparse.values.name = names.get(sparse.values.name, sparse.values.name)
+
+
+def sort_nodes(graph: GraphProto) -> None:
+    """Put every node behind what makes the values that it and its bodies read, in place.
+
+    onnxruntime's quantizers sort by the nodes' own inputs alone. The order is kept where it holds.
+    """
+    waiting, nodes = list(graph.node), list[NodeProto]()
+    missing = {name for node in waiting for name in node.output} - {""}
+    while waiting:
+        held = list[NodeProto]()
+        for node in waiting:
+            if missing.isdisjoint(_needed(node)):
+                missing.difference_update(node.output)
+                nodes.append(node)
+            else:
+                held.append(node)
+        if len(held) == len(waiting):
+            return  # a circle, which a checker tells of
+        waiting = held
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _needed(node: NodeProto) -> set[str]:
+    return {*node.input}.union(*(captured(body) for _, body in bodies(node)))
 
 
 class _Names:
