@@ -13,8 +13,8 @@ from compress.measure.judge import Judge
 from compress.progress import Progress, quiet
 from compress.quantization.candidates import Candidates, Maker
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.rewriting.crashing import check_loads
 from compress.quantization.rewriting.simplify import Rewrite, simplify
-from compress.runtime.onnxruntime import Session
 
 #: The rewritten model as a candidate of its own, and with attention as one operator.
 REWRITTEN, FUSED = "fp32, rewritten", "fp32, fused"
@@ -99,7 +99,7 @@ def make_all(makers: Mapping[str, Maker], folder: Path) -> tuple[dict[str, Path]
 def finish(path: Path) -> None:
     """Small names, a valid graph, and a file that loads."""
     path.write_bytes(shorten_names(strip(load_onnx(path))).SerializeToString())
-    Session(path)
+    check_loads(path)
 
 
 def _check_integers(path: Path) -> None:

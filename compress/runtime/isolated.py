@@ -19,6 +19,9 @@ from typing import IO, Any
 from compress import errors
 from compress.errors import first_line
 
+#: The C library fills freed memory: what reads it crashes here each time, not now and then.
+_SETTINGS = {"MALLOC_PERTURB_": "181", "PYTHONSAFEPATH": "1"}
+
 #: Calls a function with arguments; both, and what it gives, can be pickled.
 Call = Callable[..., Any]
 
@@ -108,7 +111,7 @@ def _start() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
+        env={**os.environ, **_SETTINGS, "PYTHONPATH": paths},
     )
 
 
