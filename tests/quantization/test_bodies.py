@@ -12,6 +12,7 @@ from compress.export.graph import graphs, load_onnx, operators
 from compress.quantization.account import account_of_nodes
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
+from compress.quantization.equalization import equalize
 from compress.quantization.static import quantize_static_int8
 from compress.quantization.weight_only import quantize_symmetric, quantize_weights
 
@@ -315,3 +316,27 @@ def test_static_int8_beside_an_if_that_reads_what_is_quantized(tmp_path):
     for condition in (True, False):
         given = (normal(5, 128).clip(-4, 4), np.array(condition))
         close(run(target, *given)[0], run(path, *given)[0], 0.05)
+
+
+def test_layers_whose_values_bodies_read_are_not_equalized(tmp_path):
+    """Two products in a row; a branch reads what is between them, or the second one's weight."""
+    product_1, product_2 = node("MatMul", ["x", "v"], "a"), node("MatMul", ["a", "w"], "b")
+    weights = {"v": normal(128, 96) * np.geomspace(0.1, 10, 96, dtype=np.float32)}
+    weights |= {"w": normal(96, 64)}
+    plain = body([node("Relu", ["b"], "r")], ["r"])
+    for read, count in (("b", 1), ("a", 0), ("w", 0)):
+        kept = {"a": node("Identity", ["a"], "k"), "w": node("MatMul", ["a2", "w"], "k")}
+        extra = [node("Neg", ["x96"], "a2")] * (read == "w")
+        nodes = [kept[read], node("Identity", ["k"], "z")] if read in kept else []
+        nodes = [*extra, *nodes] if nodes else [node("Neg", ["b"], "z")]
+        source = model(
+            [product_1, product_2, branches("c", ["y"], body(nodes, ["z"]), plain)],
+            [X, CONDITION, value("x96", ["n", 96])],
+            [value("y")],
+            weights,
+        )
+        path = saved(source, tmp_path / "a.onnx")
+        assert equalize(path, tmp_path / "b.onnx") == count
+        for condition in (True, False):
+            given = (normal(5, 128), np.array(condition), normal(5, 96))
+            close(run(tmp_path / "b.onnx", *given)[0], run(path, *given)[0])
