@@ -256,14 +256,15 @@ def shorten_names(model: ModelProto) -> ModelProto:
             names[name] = fresh
         return names[name]
 
-    if has_bodies(model):
-        return model  # the bodies of If and Loop see outer names
-    for node in graph.node:
-        node.input[:] = [short(name) for name in node.input]
-        node.output[:] = [short(name) for name in node.output]
-    for tensor in graph.initializer:
-        tensor.name = short(tensor.name)
-    graph.ClearField("value_info")
+    for inner in graphs(graph):  # the same names everywhere, as bodies read outer values
+        for node in inner.node:
+            node.input[:] = [short(name) for name in node.input]
+            node.output[:] = [short(name) for name in node.output]
+        for record in (*inner.input, *inner.output, *inner.initializer):
+            record.name = short(record.name)
+        for sparse in inner.sparse_initializer:
+            sparse.values.name = short(sparse.values.name)
+        inner.ClearField("value_info")
     return model
 
 

@@ -8,7 +8,7 @@ import pytest
 from nested import RANDOM, body, branches, model, normal, run, saved, tensors, value
 from onnx import TensorProto, helper
 
-from compress.export.graph import graphs, load_onnx, operators
+from compress.export.graph import graphs, load_onnx, operators, shorten_names
 from compress.quantization.account import account_of_nodes
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
@@ -340,3 +340,26 @@ def test_layers_whose_values_bodies_read_are_not_equalized(tmp_path):
         for condition in (True, False):
             given = (normal(5, 128), np.array(condition), normal(5, 96))
             close(run(tmp_path / "b.onnx", *given)[0], run(path, *given)[0])
+
+
+def test_short_names_hide_nothing_that_bodies_share(tmp_path):
+    """`w` is another constant in each branch and outside, and `x` an input of the loop as well."""
+    step = [node("MatMul", ["x", "w"], "p"), node("Tanh", ["p"], "next")]
+    inner = loop(step, "x", {"w": normal(128, 128) / 8}, "z")
+    then = body([inner], ["z"], {"times": np.array(2)})
+    source = model(
+        [
+            branches("c", ["a"], then, product("w", "q", {"w": normal(128, 128)})),
+            node("MatMul", ["a", "w"], "y"),
+        ],
+        [X, CONDITION],
+        [value("y")],
+        {"w": normal(128, 64)},
+    )
+    path = saved(source, tmp_path / "a.onnx")
+    short = shorten_names(onnx.load(path))
+    onnx.save(short, tmp_path / "b.onnx")
+    for condition in (True, False):
+        given = (normal(5, 128), np.array(condition))
+        np.testing.assert_array_equal(run(tmp_path / "b.onnx", *given)[0], run(path, *given)[0])
+    assert all(len(n.output[0]) <= 2 for g in graphs(short.graph) for n in g.node)
