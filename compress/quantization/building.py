@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compress.errors import CompressError, InputError, ModelFileError, first_line
-from compress.export.graph import load_onnx, operators, shorten_names, strip
+from compress.export.graph import computing_nodes, load_onnx, shorten_names, strip
 from compress.measure.judge import Judge
 from compress.progress import Progress, quiet
 from compress.quantization.candidates import Candidates, Maker
@@ -103,6 +103,8 @@ def finish(path: Path) -> None:
 
 
 def _check_integers(path: Path) -> None:
-    counts = operators(load_onnx(path))
-    if not any("int" in precision for entry in counts.values() for precision in entry):
-        raise CompressError("no operator became int8")
+    entries = computing_nodes(load_onnx(path))
+    if not any("int" in entry.precision for entry in entries):
+        inside = bool(entries) and all(entry.path for entry in entries)
+        where = "; all that computes stands in bodies of If, Loop or Scan" if inside else ""
+        raise CompressError(f"no operator became int8{where}")

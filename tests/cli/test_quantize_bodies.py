@@ -91,6 +91,16 @@ def test_products_in_a_loop_and_in_branches_become_int8(call, monkeypatch):
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
 
 
+def test_static_int8_has_nothing_to_do_in_bodies(call):
+    code, _, err = call(*QUICK, "--data", "npz:rows.npz", "--out", "q", "method=static")
+    assert code == 1
+    assert err == (
+        "compress: quantization by 'static' was refused: could not be built: no operator became "
+        "int8; all that computes stands in bodies of If, Loop or Scan. Use method=best, or raise "
+        "budget.max_drop.\n"
+    )
+
+
 def test_integers_in_a_body_are_a_quantized_model(call):
     quantize_dynamic_int8(Path("net.onnx"), Path("int8.onnx"))
     onnx.save(onnx.load("int8.onnx"), "net.onnx")

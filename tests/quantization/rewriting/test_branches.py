@@ -85,6 +85,18 @@ def test_a_default_that_callers_may_replace_decides_nothing(tmp_path):
     assert inlined(source, tmp_path, normal(2, 3)) == (0, 1)
 
 
+def test_a_condition_on_what_is_too_large_to_compute_here_stays(tmp_path):
+    """A mask of 16 million values, of which the condition takes one."""
+    nodes = [
+        node("ConstantOfShape", ["large"], "mask"),
+        node("ReduceMax", ["mask"], "n", keepdims=0),
+        node("Cast", ["n"], "c", to=9),
+        either("c"),
+    ]
+    source = model(nodes, [X], [value("y")], {"large": np.array([4096, 4096])})
+    assert inline_known_branches(source) == 0
+
+
 def test_if_in_if_in_if(tmp_path):
     """The inner conditions follow from shapes that only the outer branch makes."""
     inner = [
