@@ -171,15 +171,12 @@ class _Known:
         results = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         graph = helper.make_graph([node], "node", [], results, given)
         alone = helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir_version)
-        with (
-            suppress(Exception),
-            np.errstate(all="ignore"),
-        ):  # it lacks operators, and raises whatever it meets
-            for result, values in zip(
-                results, ReferenceEvaluator(alone).run(None, {}), strict=True
-            ):
-                if isinstance(values, np.ndarray | np.generic) and values.size <= _MANY:
-                    self._values[result.name] = np.asarray(values)
+        computed: list[Any] = []
+        with suppress(Exception), np.errstate(all="ignore"):  # it lacks operators
+            computed = list(ReferenceEvaluator(alone).run(None, {}))
+        for result, values in zip(results, computed, strict=False):
+            if isinstance(values, np.ndarray | np.generic) and values.size <= _MANY:
+                self._values[result.name] = np.asarray(values)
 
 
 def _shapes(model: ModelProto) -> dict[str, _Sizes]:
