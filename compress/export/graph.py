@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -26,6 +29,8 @@ _DYNAMIC = {
 }
 #: In blocks of 4 bits; the activations become int8 in each call.
 _BLOCKS = {"MatMulNBits": "MatMul", "GatherBlockQuantized": "Gather"}
+#: What makes fp32 of integers keeps their number.
+_RESTORING = ("DequantizeLinear", "Cast", "Mul")
 _FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
@@ -60,38 +65,117 @@ def operators(model: ModelProto) -> dict[str, dict[str, int]]:
     stands in the body of a loop counts once.
     """
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for _, kind, precision in computing_nodes(model):
-        found[kind][precision] += 1
+    for entry in computing_nodes(model):
+        found[entry.kind][entry.precision] += 1
     return {kind: dict(counts) for kind, counts in sorted(found.items())}
 
 
-def computing_nodes(model: ModelProto) -> Iterator[tuple[NodeProto, str, str]]:
-    """Every computing node, the operator that it stands for, and its precision, see `operators`."""
-    nodes = list(_nodes(model.graph))
-    made_by = {output: node for node in nodes for output in node.output}
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    for node in nodes:
-        if node.op_type in _DYNAMIC:
-            yield node, _DYNAMIC[node.op_type], "int8 (dynamic)"
-        elif node.op_type.startswith("QLinear") and node.op_type[7:] in COMPUTING:
-            yield node, node.op_type[7:], "int8 (static)"
-        elif node.op_type in COMPUTING:
-            yield node, node.op_type, _precision(node, made_by, types)
-        elif node.op_type in _BLOCKS:
-            yield node, _BLOCKS[node.op_type], "int4 weights"
-        elif node.op_type == "Attention":  # its inputs may come from int8; it computes in fp32
-            yield node, "Attention", "fp32"
-        elif node.op_type == "Gather" and types.get(node.input[0]) in _INTEGERS:
-            yield node, "Gather", "fp32, int8 weights"
+@dataclass(frozen=True)
+class Computing:
+    """A node that computes.
+
+    Attributes:
+        kind: the operator that it stands for.
+        precision: see `operators`.
+        path: of the bodies that it stands in, such as "If_0/then_branch/"; empty outside of any.
+        sizes: number of values of each of its weights, also where they are stored as integers.
+    """
+
+    node: NodeProto
+    kind: str
+    precision: str
+    path: str = ""
+    sizes: tuple[int, ...] = ()
 
 
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    """All nodes, those inside of If, Loop and Scan, too."""
+def computing_nodes(model: ModelProto) -> list[Computing]:
+    """Every computing node in the graph's order, those in bodies where these stand."""
+    return list(_computing(model.graph, _Scope({}, {}, {}), ""))
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What is known of the values that a graph sees, by name; a body's own hide outer ones."""
+
+    made_by: dict[str, NodeProto]
+    types: dict[str, int]
+    sizes: dict[str, int]
+
+    def within(self, graph: GraphProto) -> _Scope:
+        """The scope of a graph that stands in this one."""
+        own = {value.name for value in graph.input}
+        own |= {name for node in graph.node for name in node.output}
+        scope = _Scope(*({k: v for k, v in part.items() if k not in own} for part in self._parts()))
+        scope.made_by.update({name: node for node in graph.node for name in node.output})
+        for name, tensor in _constants(graph):
+            scope.made_by.pop(name, None)
+            scope.types[name] = tensor.data_type
+            scope.sizes[name] = math.prod(tensor.dims)
+        for node in graph.node:
+            if node.op_type in _RESTORING and node.input[0] in scope.sizes:
+                scope.sizes[node.output[0]] = scope.sizes[node.input[0]]
+        return scope
+
+    def _parts(self) -> tuple[dict[str, Any], ...]:
+        return self.made_by, self.types, self.sizes
+
+
+def _constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
     for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                yield from _nodes(body)
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            yield node.output[0], node.attribute[0].t
+
+
+def _computing(graph: GraphProto, outer: _Scope, path: str) -> Iterator[Computing]:
+    scope = outer.within(graph)
+    for node in graph.node:
+        kind, found = _kind(node, scope)
+        if kind:
+            sizes = [scope.sizes[name] for name in node.input[1:3] if name in scope.sizes]
+            yield Computing(node, kind, found, path, tuple(sizes))
+        for name, body in bodies(node):
+            yield from _computing(body, scope, f"{path}{node.name or node.output[0]}/{name}/")
+
+
+def bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The bodies of If, Loop and Scan by the names of their attributes; nothing of other nodes."""
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            if body.node or body.output:
+                yield attribute.name, body
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph, and the bodies of its If, Loop and Scan, theirs too."""
+    yield graph
+    for node in graph.node:
+        for _, body in bodies(node):
+            yield from graphs(body)
+
+
+def has_bodies(model: ModelProto) -> bool:
+    """Whether any node is an If, Loop or Scan, those of functions included."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    return any(True for node in nodes for _ in bodies(node))
+
+
+def _kind(node: NodeProto, scope: _Scope) -> tuple[str, str]:
+    """The operator that a node stands for and its precision; empty for what does not compute."""
+    if node.op_type in _DYNAMIC:
+        return _DYNAMIC[node.op_type], "int8 (dynamic)"
+    if node.op_type.startswith("QLinear") and node.op_type[7:] in COMPUTING:
+        return node.op_type[7:], "int8 (static)"
+    if node.op_type in COMPUTING:
+        return node.op_type, _precision(node, scope.made_by, scope.types)
+    if node.op_type in _BLOCKS:
+        return _BLOCKS[node.op_type], "int4 weights"
+    is_table = node.op_type == "Gather" and scope.types.get(node.input[0]) in _INTEGERS
+    # The inputs of attention may come from int8; it computes in fp32.
+    others = {"Attention": "fp32", "Gather": "fp32, int8 weights" if is_table else ""}
+    found = others.get(node.op_type, "")
+    return (node.op_type if found else ""), found
 
 
 def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, int]) -> str:
@@ -143,11 +227,13 @@ def strip(model: ModelProto) -> ModelProto:
 
     In a small model they are a fifth of the file.
     """
-    graph = model.graph
-    for record in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
-        record.ClearField("doc_string")
-        record.ClearField("metadata_props")
-    graph.ClearField("value_info")
+    for graph in graphs(model.graph):
+        for record in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+            record.ClearField("doc_string")
+            record.ClearField("metadata_props")
+        graph.ClearField("value_info")
+    model.ClearField("doc_string")
+    model.ClearField("metadata_props")
     return model
 
 
@@ -170,14 +256,15 @@ def shorten_names(model: ModelProto) -> ModelProto:
             names[name] = fresh
         return names[name]
 
-    if any(attribute.g.node or attribute.graphs for n in graph.node for attribute in n.attribute):
-        return model  # the bodies of If and Loop see outer names
-    for node in graph.node:
-        node.input[:] = [short(name) for name in node.input]
-        node.output[:] = [short(name) for name in node.output]
-    for tensor in graph.initializer:
-        tensor.name = short(tensor.name)
-    graph.ClearField("value_info")
+    for inner in graphs(graph):  # the same names everywhere, as bodies read outer values
+        for node in inner.node:
+            node.input[:] = [short(name) for name in node.input]
+            node.output[:] = [short(name) for name in node.output]
+        for record in (*inner.input, *inner.output, *inner.initializer):
+            record.name = short(record.name)
+        for sparse in inner.sparse_initializer:
+            sparse.values.name = short(sparse.values.name)
+        inner.ClearField("value_info")
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from compress.data.samples import NPZ, inputs_like, read_data, to_samples
 from compress.errors import InputError, UnknownName
 from compress.measure.judge import Judge, TaskJudge
 from compress.measure.own_data import Agreement, OwnMetric, Rule
+from compress.quantization.rewriting.crashing import loadable
 from compress.runtime.onnxruntime import Session
 
 #: Calls that an export is compared on.
@@ -67,10 +69,12 @@ def judge_for(
         return TaskJudge(made)
     if metric is not None and agreement != "auto":
         raise InputError("--agreement: --metric says what is right; leave one of them out.")
-    samples = to_samples(data, made, Session(model).declared())
-    if metric is not None:
-        return OwnMetric(samples, metric, higher_is_better=higher_is_better, seed=seed)
-    return Agreement(samples, model, agreement, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        model = loadable(model, Path(folder))
+        samples = to_samples(data, made, Session(model).declared())
+        if metric is not None:
+            return OwnMetric(samples, metric, higher_is_better=higher_is_better, seed=seed)
+        return Agreement(samples, model, agreement, seed=seed)
 
 
 def export_named(reference: str, data: str, made: Any, folder: Path) -> Artifact:

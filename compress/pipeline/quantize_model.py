@@ -28,6 +28,7 @@ from compress.progress import Progress, quiet
 from compress.quantization import best
 from compress.quantization.building import build
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.rewriting.crashing import loadable
 from compress.recipe import BudgetConfig
 from compress.report.schema import Candidate, Quality, Report
 from compress.runtime.interface import Target, open_model
@@ -89,8 +90,9 @@ def quantize_model(
     _refuse_quantized(parent)
     if isinstance(judge, TaskJudge):
         check_vocabulary(Inputs(parent=parent), judge.task)
-    goal = best.Goal(parent.onnx, budget.max_drop, budget.minimise, bench, budget.relative)
     with tempfile.TemporaryDirectory() as folder, writing(out) as scratch:
+        parent, notes = _loadable(parent, Path(folder))
+        goal = best.Goal(parent.onnx, budget.max_drop, budget.minimise, bench, budget.relative)
         built = build(parent.onnx, Path(folder), judge, config, seed, budget.minimise, progress)
         choice = best.choose(
             parent.onnx,
@@ -106,7 +108,16 @@ def quantize_model(
         best.refuse_single_method(choice, config)
         shutil.copyfile(choice.target.path, scratch / ONNX)
         made = QuantizeRecord(
-            parent, judge, config, budget, bench, choice, built.rewrites, device, seed
+            parent,
+            judge,
+            config,
+            budget,
+            bench,
+            choice,
+            built.rewrites,
+            device,
+            seed,
+            source_notes=notes,
         )
         return _finish(made, out, scratch, threads, command, progress, began)
 
@@ -135,6 +146,20 @@ def _finish(
         report = made.report(arms, qualities, scores, command, progress)
         write_report(report, scratch)
     return Quantized(artifact, made.choice.account, report)
+
+
+def _loadable(parent: Artifact, folder: Path) -> tuple[Artifact, tuple[str, ...]]:
+    """What comes in with a file that onnxruntime loads, and what there is to say about it."""
+    place = folder / "loadable"
+    place.mkdir()
+    found = loadable(parent.onnx, place)
+    if found == parent.onnx:
+        return parent, ()
+    note = (
+        f"onnxruntime crashes as it loads {parent.onnx.name}: a copy in which each If on a known "
+        "condition is replaced by its branch stands for it."
+    )
+    return replace(parent, file=found), (note,)
 
 
 def _refuse_quantized(parent: Artifact) -> None:

@@ -44,11 +44,12 @@ class QuantizeRecord:
     seed: int
     portability: dict[str, Any] = field(default_factory=dict)
     portability_notes: tuple[str, ...] = ()
+    source_notes: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[str]:
-        """What a reader has to know of the judgement, and of other machines."""
-        return [*self.judge.notes, *self.portability_notes]
+        """What a reader has to know of what came in, of the judgement, and of other machines."""
+        return [*self.source_notes, *self.judge.notes, *self.portability_notes]
 
     def arms(self, made: Path, name: str) -> dict[str, Target]:
         """The model that came in, and the one that was made, also on the runtime it is for."""

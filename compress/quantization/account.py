@@ -4,47 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto
 
-from compress.export.graph import RECURRENT, computing_nodes
+from compress.export.graph import RECURRENT, Computing, computing_nodes
 from compress.quantization.integer_product import LEAST_PRODUCT
-
-_INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
 
 
 def account_of_nodes(model: ModelProto) -> list[dict[str, Any]]:
     """For each computing node its name, operator and precision; without int8 arithmetic also why.
 
-    A node without a name goes by what it makes.
+    A node without a name goes by what it makes; one in a body has the path to it in front.
     """
-    entries = list(computing_nodes(model))
-    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
-    weights = _weights(model, sizes)
-    static = any(precision == "int8 (static)" for _, _, precision in entries)
+    entries = computing_nodes(model)
+    static = any(entry.precision == "int8 (static)" for entry in entries)
     found = []
-    for node, kind, precision in entries:
-        entry = {"name": node.name or node.output[0], "operator": kind, "precision": precision}
-        if not precision.startswith("int8"):
-            entry["why"] = _why(node, kind, precision, weights, static=static)
-        found.append(entry)
+    for entry in entries:
+        name = entry.path + (entry.node.name or entry.node.output[0])
+        told = {"name": name, "operator": entry.kind, "precision": entry.precision}
+        if not entry.precision.startswith("int8"):
+            told["why"] = _why(entry, static=static)
+        found.append(told)
     return found
 
 
-def _weights(model: ModelProto, sizes: dict[str, int]) -> dict[str, int]:
-    """Number of values behind every constant, also where it is stored as integers."""
-    found = dict(sizes)
-    for node in model.graph.node:
-        if node.op_type in ("DequantizeLinear", "Cast", "Mul") and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return found
-
-
-def _why(
-    node: NodeProto, kind: str, precision: str, weights: dict[str, int], *, static: bool
-) -> str:
+def _why(entry: Computing, *, static: bool) -> str:
     """One line: what follows from the graph, or else that the choice by measurement left it so."""
-    sizes = [weights[name] for name in node.input[1:3] if name in weights]
+    kind, precision, sizes = entry.kind, entry.precision, entry.sizes
     small = kind in ("MatMul", "Gemm") and sizes and sizes[0] < LEAST_PRODUCT
     reasons = [
         (kind == "Attention", "both sides of its products are computed, by an operator of fp32"),
@@ -60,6 +45,11 @@ def _why(
         (
             kind == "LSTM",
             "static int8 has no LSTM, and the dynamic one was slower or lost too much",
+        ),
+        (
+            kind.startswith("Conv") and bool(entry.path),
+            "in a body of If, Loop or Scan no ranges can be taken, and convolutions are faster in "
+            "fp32 than with those of each call",
         ),
         (
             kind.startswith("Conv") and not static,

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compress.errors import CompressError, InputError, ModelFileError, first_line
-from compress.export.graph import load_onnx, operators, shorten_names, strip
+from compress.export.graph import computing_nodes, load_onnx, shorten_names, strip
 from compress.measure.judge import Judge
 from compress.progress import Progress, quiet
 from compress.quantization.candidates import Candidates, Maker
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.rewriting.crashing import check_loads
 from compress.quantization.rewriting.simplify import Rewrite, simplify
-from compress.runtime.onnxruntime import Session
 
 #: The rewritten model as a candidate of its own, and with attention as one operator.
 REWRITTEN, FUSED = "fp32, rewritten", "fp32, fused"
@@ -99,10 +99,12 @@ def make_all(makers: Mapping[str, Maker], folder: Path) -> tuple[dict[str, Path]
 def finish(path: Path) -> None:
     """Small names, a valid graph, and a file that loads."""
     path.write_bytes(shorten_names(strip(load_onnx(path))).SerializeToString())
-    Session(path)
+    check_loads(path)
 
 
 def _check_integers(path: Path) -> None:
-    counts = operators(load_onnx(path))
-    if not any("int" in precision for entry in counts.values() for precision in entry):
-        raise CompressError("no operator became int8")
+    entries = computing_nodes(load_onnx(path))
+    if not any("int" in entry.precision for entry in entries):
+        inside = bool(entries) and all(entry.path for entry in entries)
+        where = "; all that computes stands in bodies of If, Loop or Scan" if inside else ""
+        raise CompressError(f"no operator became int8{where}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
-from compress.export.graph import load_onnx
+from compress.export.graph import graphs, load_onnx
 from compress.measure.machine import machine
 from compress.progress import Progress, quiet
 from compress.quantization.bias_correction import correct_biases, corrected_inputs
@@ -67,8 +67,10 @@ class Candidates:
         """
         self.prepared, self.samples, self.config = prepared, samples, config
         self._folder, self._minimise = folder, minimise
-        self._nodes = list(load_onnx(prepared).graph.node)
+        model = load_onnx(prepared)
+        self._nodes = list(model.graph.node)  # static int8 sees no bodies
         self._kinds = [node.op_type for node in self._nodes]
+        self._everywhere = [node for graph in graphs(model.graph) for node in graph.node]
         self._many = sum(self._kinds.count(kind) for kind in _PRODUCTS) >= _MANY
         self._progress = progress
         self._calibration = Calibration(samples, config, progress=progress)
@@ -167,7 +169,8 @@ class Candidates:
 
     def _makers_by_operator(self) -> dict[str, Maker]:
         found: dict[str, Maker] = {}
-        recurrent = bool({"LSTM", *_STEPPED} & set(self._kinds))
+        kinds = [node.op_type for node in self._everywhere]
+        recurrent = bool({"LSTM", *_STEPPED} & set(kinds))
         if self.convolutions and (recurrent or self._many):
             found["static convolutions, the rest dynamic"] = self._both
         fused = self._folder / "fused.onnx"
@@ -175,17 +178,17 @@ class Candidates:
             self.fused = fused
             found["static, fused"] = partial(self.static, source=fused)
             found["dynamic, fused"] = partial(self._dynamic, fused)
-        if "LSTM" in self._kinds:
+        if "LSTM" in kinds:
             found["dynamic, one scale a matrix"] = partial(
                 quantize_dynamic_int8, self.prepared, per_channel=False
             )
-        if self._kinds.count("LSTM") > 1:
+        if kinds.count("LSTM") > 1:
             # The first one reads raw features, whose smallest values one range for all rounds away.
-            first = next(node.name for node in self._nodes if node.op_type == "LSTM")
+            first = next(node.name for node in self._everywhere if node.op_type == "LSTM")
             found["dynamic, first LSTM fp32"] = partial(
                 quantize_dynamic_int8, self.prepared, keep_fp32=(first,)
             )
-        if _STEPPED & set(self._kinds):
+        if _STEPPED & set(kinds):
             found["dynamic, step by step"] = partial(
                 quantize_dynamic_int8, self.prepared, by_step=True
             )

@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
+from compress.export.graph import bodies, graphs
+from compress.quantization.scopes import all_names, defined_names, names_read, unique_names
+
 #: Operators that onnxruntime adds to ONNX's own.
 MICROSOFT = "com.microsoft"
 
@@ -17,26 +20,34 @@ Array = npt.NDArray[Any]
 
 
 class Edit:
-    """What a converter sees of a graph, and the nodes that it puts in the place of one.
+    """What a converter sees of a model, and the nodes that it puts in the place of one.
+
+    Bodies of If, Loop and Scan are seen, too; no two values of a model have the same name. New
+    constants stand in the outer graph, which every body sees.
 
     Attributes:
-        graph: the graph as it was; its nodes are replaced in the end.
+        opset: of ONNX's own operators.
         nodes: what stands in the place of the node at hand.
+        first: nodes that the outer graph begins with.
     """
 
     def __init__(self, model: ModelProto) -> None:
-        self.graph = model.graph
+        unique_names(model)
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
         self.nodes: list[NodeProto] = []
-        self._tensors = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.first: list[NodeProto] = []
+        self._graph, every = model.graph, list(graphs(model.graph))
+        self._tensors = {tensor.name: tensor for graph in every for tensor in graph.initializer}
         self._made: dict[str, str] = {}
-        self._names = set(self._tensors) | {value.name for value in self.graph.input}
-        self._names |= {name for node in self.graph.node for name in node.output}
-        self._users: dict[str, list[NodeProto]] = {}
-        for node in self.graph.node:
-            for name in set(node.input):
-                self._users.setdefault(name, []).append(node)
-        self._results = {value.name for value in self.graph.output}
+        self._names = all_names(model)
+        self._users: dict[str, list[tuple[int, NodeProto]]] = {}
+        self._home: dict[str, int] = {}
+        for place, graph in enumerate(every):
+            self._home |= dict.fromkeys(defined_names(graph), place)
+            for node in graph.node:
+                for name in set(node.input):
+                    self._users.setdefault(name, []).append((place, node))
+        self._results = {value.name for graph in every for value in graph.output}
 
     def weight(self, name: str) -> npt.NDArray[np.float32] | None:
         """The values of a constant, where it is one and in fp32."""
@@ -46,12 +57,14 @@ class Edit:
 
     def users(self, name: str) -> list[NodeProto]:
         """The nodes that use a value, each once."""
-        return self._users.get(name, [])
+        return [node for _, node in self._users.get(name, [])]
 
     def only_user(self, name: str) -> NodeProto | None:
-        """The node that uses a value, where it is the only one and the value no output."""
-        users = self.users(name)
-        return users[0] if len(users) == 1 and name not in self._results else None
+        """The node beside its maker that uses a value, where it alone does and it is no output."""
+        users = self._users.get(name, [])
+        if len(users) != 1 or name in self._results or users[0][0] != self._home.get(name):
+            return None
+        return users[0][1]
 
     def is_used(self, name: str) -> bool:
         return bool(name) and (name in self._users or name in self._results)
@@ -61,7 +74,7 @@ class Edit:
         if name not in self._made:
             found = self._made[name] = self.fresh(name)
             tensor = numpy_helper.from_array(np.ascontiguousarray(values), found)
-            self.graph.initializer.append(tensor)
+            self._graph.initializer.append(tensor)
         return self._made[name]
 
     def add(
@@ -93,6 +106,15 @@ class Edit:
         finally:
             self.nodes = outer
 
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Add nodes to the beginning of the outer graph instead, for what bodies share."""
+        outer, self.nodes = self.nodes, self.first
+        try:
+            yield
+        finally:
+            self.nodes = outer
+
     def fresh(self, name: str) -> str:
         """This name, or the next one that is not used yet."""
         while name in self._names:
@@ -108,11 +130,29 @@ Converter = Callable[[Edit, NodeProto], bool]
 def rewrite(model: ModelProto, converters: Mapping[str, Converter]) -> int:
     """Replace nodes in place, by operator, and drop constants that are not used any more.
 
+    Nodes in the bodies of If, Loop and Scan are replaced as well.
+
     Returns:
         How many nodes were replaced.
     """
-    edit, nodes, count = Edit(model), list[NodeProto](), 0
-    for node in model.graph.node:
+    edit = Edit(model)
+    count = _replace(edit, model.graph, converters)
+    if not count:
+        return 0
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*edit.first, *nodes])
+    for graph in graphs(model.graph):
+        _drop_unused(graph)
+    if MICROSOFT not in {entry.domain for entry in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return count
+
+
+def _replace(edit: Edit, graph: GraphProto, converters: Mapping[str, Converter]) -> int:
+    nodes, count = list[NodeProto](), 0
+    for node in graph.node:
+        count += sum(_replace(edit, body, converters) for _, body in bodies(node))
         convert = converters.get(node.op_type)
         edit.nodes = []
         if convert is not None and node.domain in ("", "ai.onnx") and convert(edit, node):
@@ -120,31 +160,18 @@ def rewrite(model: ModelProto, converters: Mapping[str, Converter]) -> int:
             count += 1
         else:
             nodes.append(node)
-    if not count:
-        return 0
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    _drop_unused(model.graph)
-    if MICROSOFT not in {entry.domain for entry in model.opset_import}:
-        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    if count:
+        del graph.node[:]
+        graph.node.extend(nodes)
     return count
 
 
 def _drop_unused(graph: GraphProto) -> None:
     used = {value.name for value in graph.output} | names_read(graph)
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def names_read(graph: GraphProto) -> set[str]:
-    """Names that nodes read, also inside the bodies of loops."""
-    found = {name for node in graph.node for name in node.input}
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                found |= names_read(body)
-    return found
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

@@ -24,8 +24,10 @@ from onnxruntime.quantization.quant_utils import (
 )
 
 from compress.errors import UnknownName
+from compress.export.graph import has_bodies
 from compress.quantization.calibration.observed import STATIC_KINDS, is_large
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.scopes import sort_nodes
 from compress.quantization.scratch import inside_scratch_folder
 
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
@@ -74,6 +76,15 @@ def quantize_static_int8(
         )
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(str(target), is_large(quantizer.model.model))
+    if has_bodies(model):
+        _sort(target)
+
+
+def _sort(file: Path) -> None:
+    """Undo onnxruntime's order, which puts an If before what its branches read."""
+    model = onnx.load(file, load_external_data=False)
+    sort_nodes(model.graph)
+    file.write_bytes(model.SerializeToString())
 
 
 def _types(model: ModelProto) -> dict[str, Any]:

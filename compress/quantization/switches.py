@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from compress.quantization.editing import names_read
 from compress.quantization.layers import weights_of
+from compress.quantization.scopes import names_read
 
 _QUANTIZE, _RESTORE = "QuantizeLinear", "DequantizeLinear"
 

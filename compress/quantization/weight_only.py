@@ -97,7 +97,8 @@ def _table_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _add_whole(edit: Edit, name: str, axes: tuple[int, ...]) -> str:
     """Add the nodes that make a weight fp32 again; returns the name of the result."""
     stored, scale = store(edit, name, axes)
-    return edit.add("Mul", [edit.add("Cast", [stored], to=TensorProto.FLOAT), scale])
+    with edit.ahead():  # the weight may be used in several bodies
+        return edit.add("Mul", [edit.add("Cast", [stored], to=TensorProto.FLOAT), scale])
 
 
 def is_table(edit: Edit, node: NodeProto) -> bool:

@@ -11,7 +11,9 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, numpy_helper
 
+from compress.export.graph import bodies
 from compress.quantization.editing import attributes
+from compress.quantization.scopes import captured
 
 Weight = npt.NDArray[np.float32]
 
@@ -57,6 +59,8 @@ class Network:
         graph = self.model.graph
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._results = {value.name for value in graph.output}
+        for node in graph.node:  # what bodies read stays what it is
+            self._results.update(*(captured(body) for _, body in bodies(node)))
         self.made_by = {name: node for node in graph.node for name in node.output}
         self._users: dict[str, list[NodeProto]] = {}
         for node in graph.node:
@@ -73,7 +77,7 @@ class Network:
         return users[0] if len(users) == 1 and name not in self._results else None
 
     def is_result(self, name: str) -> bool:
-        """Whether a value is an output of the graph."""
+        """Whether a value is an output of the graph, or read by the body of an If, Loop or Scan."""
         return name in self._results
 
     def constant(self, name: str) -> Weight | None:

@@ -37,6 +37,24 @@ def check_device(device: str) -> None:
         )
 
 
+def write_optimized(source: Path, target: Path, without: tuple[str, ...] = ()) -> None:
+    """Write what onnxruntime's basic level of optimization makes of a file: ONNX's own operators.
+
+    Args:
+        without: names of rewrites that are left out.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 4
+    if source.with_name(f"{source.name}.data").exists():
+        key = "session.optimized_model_external_initializers_file_name"
+        options.add_session_config_entry(key, f"{target.name}.data")
+    ort.InferenceSession(
+        source, options, providers=[PROVIDERS["cpu"]], disabled_optimizers=list(without)
+    )
+
+
 class Session:
     """One ONNX model, loaded.
 

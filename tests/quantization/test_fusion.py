@@ -171,10 +171,10 @@ def test_a_graph_that_differs_is_not_left_behind(encoder, tmp_path, monkeypatch)
 
 
 def test_an_onnxruntime_without_the_kernel(encoder, tmp_path, monkeypatch):
-    def session(path):
+    def session(path, **settings):
         if path.name == "fused.onnx":
             raise ModelFileError(f"{path}: no kernel")
-        return Session(path)
+        return Session(path, **settings)
 
     monkeypatch.setattr(agreement, "Session", session)
     assert not fuse(encoder, tmp_path / "fused.onnx", arrays(tokens([9, 4])))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import ModelFileError, first_line
+from compress.runtime.isolated import Call, Crashed, here
 from compress.runtime.onnxruntime import Array, Feeds, Session, fill
 
 #: Allowed difference of an output, relative to its largest number.
@@ -30,11 +31,13 @@ class Reference:
     Attributes:
         feeds: one array for each input.
         outputs: every output of the original, in its order.
+        call: where onnxruntime runs.
     """
 
     names: tuple[str, ...]
     feeds: Feeds
     outputs: tuple[Any, ...]
+    call: Call = here
 
     def difference(self, file: Path) -> float:
         """The largest difference of any output, relative to that output's largest number.
@@ -43,7 +46,7 @@ class Reference:
             Disagreement: the file does not load or run, or the difference exceeds `TOLERANCE`.
         """
         try:
-            found = Session(file, exact=True).every_output(self.feeds)
+            found = self.call(_every_output, file, self.feeds)
         except Exception as error:  # onnxruntime's own classes share no public base
             # What `Session` says begins with the name of a file that nobody knows.
             reason = first_line(error.__cause__ or error)
@@ -60,23 +63,38 @@ class Reference:
         return largest
 
 
-def reference(source: Path, samples: Feeds | None) -> Reference:
+def reference(source: Path, samples: Feeds | None, call: Call = here) -> Reference:
     """Run the original.
 
     Args:
         samples: one array for each input; made up from the declared shapes where None.
+        call: where onnxruntime runs, see `compress.runtime.isolated`.
 
     Raises:
         ModelFileError: onnxruntime cannot load it, or cannot run it on these inputs.
         ShapeMismatch: the samples are not what the model takes.
     """
+    try:
+        names, feeds, outputs = call(_reference, source, samples)
+    except Crashed as crash:
+        raise ModelFileError(f"{source}: {crash} as it loads or runs it.") from None
+    return Reference(names, feeds, outputs, call)
+
+
+def _every_output(file: Path, feeds: Feeds) -> list[Any]:
+    return Session(file, exact=True).every_output(feeds)
+
+
+def _reference(
+    source: Path, samples: Feeds | None
+) -> tuple[tuple[str, ...], Feeds, tuple[Any, ...]]:
     session = Session(source, exact=True)
     names = tuple(output.name for output in session.outputs)
     if samples is not None:
         feeds = _fitted(session, samples)
         session.check(feeds)
         try:
-            return Reference(names, feeds, tuple(session.every_output(feeds)))
+            return names, feeds, tuple(session.every_output(feeds))
         except Exception as error:
             raise ModelFileError(
                 f"{source}: does not run on the samples: {first_line(error)}"
@@ -84,7 +102,7 @@ def reference(source: Path, samples: Feeds | None) -> Reference:
     reason = ""
     for feeds in _guesses(session):
         try:
-            return Reference(names, feeds, tuple(session.every_output(feeds)))
+            return names, feeds, tuple(session.every_output(feeds))
         except Exception as error:  # such as a kernel that is larger than this image
             reason = first_line(error)
     raise ModelFileError(f"{source}: give samples; it does not run on made-up inputs: {reason}")

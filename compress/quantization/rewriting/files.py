@@ -11,6 +11,7 @@ import onnx
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from compress.errors import ModelFileError, first_line
+from compress.export.graph import graphs
 
 #: Bytes from which weights are written beside the graph: protobuf takes no message of 2 GiB.
 _LARGEST = 2**31 - 2**24
@@ -66,16 +67,6 @@ def _bytes(tensor: TensorProto) -> int:
         return 0
     kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return math.prod(map(int, tensor.dims)) * int(kind.itemsize)
-
-
-def graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph, and the bodies of its If, Loop and Scan, theirs too."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                if body.node or body.output:
-                    yield from graphs(body)
 
 
 def without_weights(model: ModelProto, call: Callable[[ModelProto], ModelProto]) -> None:

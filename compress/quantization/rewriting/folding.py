@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import onnx
-import onnxruntime as ort
 from onnx import ModelProto, TensorProto
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
-from compress.quantization.rewriting.files import graphs, load, save, weight_bytes, without_weights
+from compress.export.graph import graphs
+from compress.quantization.rewriting.files import load, save, weight_bytes, without_weights
 from compress.quantization.scratch import inside_scratch_folder
+from compress.runtime.isolated import Call, here
+from compress.runtime.onnxruntime import write_optimized
 
 #: A graph may grow by so many bytes, and by this factor, when constant parts are computed.
 _GROWTH_BYTES, _GROWTH = 2**20, 1.25
@@ -48,13 +49,14 @@ def is_quantized(model: ModelProto) -> bool:
     )
 
 
-def fold(model: ModelProto, *, without: tuple[str, ...] = ()) -> int:
+def fold(model: ModelProto, *, without: tuple[str, ...] = (), call: Call = here) -> int:
     """Optimize in place; returns how many nodes fewer there are.
 
     Quantized graphs stay as they are: what is left of them in floating point is there on purpose.
 
     Args:
         without: names of onnxruntime's rewrites that are left out.
+        call: where onnxruntime runs, see `compress.runtime.isolated`.
 
     Raises:
         GrowsTooMuch: the weights would be much larger than before.
@@ -64,7 +66,7 @@ def fold(model: ModelProto, *, without: tuple[str, ...] = ()) -> int:
     before, size = _count(model), weight_bytes(model)
     with inside_scratch_folder() as folder:
         save(model, folder / "model.onnx")
-        _optimize(folder / "model.onnx", folder / "optimized.onnx", without)
+        call(write_optimized, folder / "model.onnx", folder / "optimized.onnx", without)
         found = load(folder / "optimized.onnx")
     grown = weight_bytes(found)
     if grown > size * _GROWTH + _GROWTH_BYTES:
@@ -78,19 +80,6 @@ def fold(model: ModelProto, *, without: tuple[str, ...] = ()) -> int:
 
 def _count(model: ModelProto) -> int:
     return sum(len(graph.node) for graph in graphs(model.graph))
-
-
-def _optimize(source: Path, target: Path, without: tuple[str, ...]) -> None:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(target)
-    options.log_severity_level = 4
-    if source.with_name(f"{source.name}.data").exists():
-        key = "session.optimized_model_external_initializers_file_name"
-        options.add_session_config_entry(key, f"{target.name}.data")
-    ort.InferenceSession(
-        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
-    )
 
 
 def infer_shapes(model: ModelProto, *, symbolic: bool = True) -> int:

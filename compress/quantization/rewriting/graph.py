@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compress.quantization.editing import MICROSOFT, Array, attributes, names_read
-from compress.quantization.rewriting.files import graphs
+from compress.export.graph import graphs
+from compress.quantization.editing import MICROSOFT, Array, attributes
+from compress.quantization.scopes import all_names, names_read
 
 _ONNX = ("", "ai.onnx")
 
@@ -203,18 +204,6 @@ def names_in_bodies(model: ModelProto) -> set[str]:
     found: set[str] = set()
     for graph in list(graphs(model.graph))[1:]:
         found |= names_read(graph) | {value.name for value in graph.output}
-    return found
-
-
-def all_names(model: ModelProto) -> set[str]:
-    """Names of all values and nodes, those inside of bodies, too."""
-    found: set[str] = set()
-    for graph in graphs(model.graph):
-        records: tuple[TensorProto | ValueInfoProto, ...]
-        records = (*graph.input, *graph.output, *graph.initializer)
-        found |= {record.name for record in records}
-        for node in graph.node:
-            found |= {node.name, *node.input, *node.output}
     return found
 
 

@@ -7,8 +7,9 @@ from functools import partial
 import onnx
 from onnx import ModelProto, helper
 
+from compress.export.graph import graphs
 from compress.quantization.rewriting.constants import lift_constants
-from compress.quantization.rewriting.files import graphs, without_weights
+from compress.quantization.rewriting.files import without_weights
 from compress.quantization.rewriting.graph import opset
 
 #: Tried in this order. 13 has scales by channel, 17 LayerNormalization, 20 Gelu, and no later one

@@ -7,7 +7,6 @@ differs: a step that fails costs nothing but itself.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,45 +14,52 @@ from pathlib import Path
 from onnx import ModelProto
 
 from compress.errors import first_line
+from compress.export.graph import graphs, has_bodies
 from compress.quantization.rewriting import activations, constants
 from compress.quantization.rewriting.affine import merge_affine
 from compress.quantization.rewriting.agreement import TOLERANCE, Disagreement, Reference, reference
+from compress.quantization.rewriting.branches import inline_known_branches
 from compress.quantization.rewriting.embeddings import compute_on_tables
-from compress.quantization.rewriting.files import graphs, load, save
+from compress.quantization.rewriting.files import load, save
 from compress.quantization.rewriting.folding import DOUBTFUL, fold, infer_shapes
+from compress.quantization.rewriting.in_bodies import Change, in_bodies
 from compress.quantization.rewriting.normalizations import fuse_layer_normalization
 from compress.quantization.rewriting.one_hot import fuse_one_hot
 from compress.quantization.rewriting.opset import OPSETS, raise_opset
 from compress.quantization.rewriting.stored import restore_weights
 from compress.quantization.rewriting.tidy import tidy
+from compress.runtime.isolated import Call, calls
 from compress.runtime.onnxruntime import Feeds
 
 __all__ = ["TOLERANCE", "Rewrite", "simplify"]
 
-#: Changes a model in place and says in how many places, 0 for none.
-_Change = Callable[[ModelProto], int]
+_INFERRING: tuple[Change, ...] = (infer_shapes, partial(infer_shapes, symbolic=False))
 
-#: What is done, in this order; of several ways the first that works.
-_STEPS: dict[str, tuple[_Change, ...]] = {
-    "functions inlined": (constants.inline_functions,),
-    "weights no longer inputs": (constants.take_weights_off_inputs,),
-    "Constant nodes to initializers": (constants.lift_constants,),
-    "opset raised": tuple(partial(raise_opset, version) for version in OPSETS),
-    "nodes that pass values on": (constants.drop_passing,),
-    "stored integers restored": (restore_weights,),
-    "constant parts folded": (fold, *(partial(fold, without=names) for names in DOUBTFUL)),
-    "nodes named": (constants.name_nodes,),
-    "shapes inferred": (infer_shapes, partial(infer_shapes, symbolic=False)),
-    "scales and shifts merged into weights": (merge_affine,),
-    "biases of one row to lists": (constants.flatten_biases,),
-    "one-hot products to Gather": (fuse_one_hot,),
-    "LayerNormalization": (fuse_layer_normalization,),
-    "GELU": (activations.fuse_gelu,),
-    "HardSwish": (activations.fuse_hard_swish,),
-    "HardSigmoid": (activations.fuse_hard_sigmoid,),
-    "computed on tables of embeddings": (compute_on_tables,),
-    "shapes of new values inferred": (infer_shapes, partial(infer_shapes, symbolic=False)),
-}
+
+def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
+    """What is done, in this order; of several ways the first that works."""
+    folding = [partial(fold, without=names, call=call) for names in ((), *DOUBTFUL)]
+    return {
+        "functions inlined": (constants.inline_functions,),
+        "weights no longer inputs": (constants.take_weights_off_inputs,),
+        "If on a known condition": (inline_known_branches,),
+        "Constant nodes to initializers": (constants.lift_constants,),
+        "opset raised": tuple(partial(raise_opset, version) for version in OPSETS),
+        "nodes that pass values on": (in_bodies(constants.drop_passing),),
+        "stored integers restored": (restore_weights,),
+        "constant parts folded": tuple(folding),
+        "nodes named": (constants.name_nodes,),
+        "shapes inferred": _INFERRING,
+        "scales and shifts merged into weights": (in_bodies(merge_affine),),
+        "biases of one row to lists": (in_bodies(constants.flatten_biases),),
+        "one-hot products to Gather": (in_bodies(fuse_one_hot),),
+        "LayerNormalization": (in_bodies(fuse_layer_normalization),),
+        "GELU": (in_bodies(activations.fuse_gelu),),
+        "HardSwish": (in_bodies(activations.fuse_hard_swish),),
+        "HardSigmoid": (in_bodies(activations.fuse_hard_sigmoid),),
+        "computed on tables of embeddings": (compute_on_tables,),
+        "shapes of new values inferred": _INFERRING,
+    }
 
 
 @dataclass(frozen=True)
@@ -88,12 +94,13 @@ def simplify(source: Path, target: Path, samples: Feeds | None = None) -> list[R
         ShapeMismatch: the samples are not what the model takes.
     """
     model = load(source)
-    expected = reference(source, samples)
-    for graph in graphs(model.graph):
-        graph.ClearField("value_info")  # a hint, which may be wrong; what follows is inferred
     rewrites = list[Rewrite]()
-    with tempfile.TemporaryDirectory() as folder:
-        for name, ways in _STEPS.items():
+    # Some graphs with bodies make onnxruntime crash.
+    with tempfile.TemporaryDirectory() as folder, calls(isolated=has_bodies(model)) as call:
+        expected = reference(source, samples, call)
+        for graph in graphs(model.graph):
+            graph.ClearField("value_info")  # a hint, which may be wrong; what follows is inferred
+        for name, ways in _steps(call).items():
             model, found = _taken(model, name, ways, expected, Path(folder) / "step.onnx")
             rewrites += found
     save(model, target)
@@ -101,7 +108,7 @@ def simplify(source: Path, target: Path, samples: Feeds | None = None) -> list[R
 
 
 def _taken(
-    model: ModelProto, name: str, ways: tuple[_Change, ...], expected: Reference, scratch: Path
+    model: ModelProto, name: str, ways: tuple[Change, ...], expected: Reference, scratch: Path
 ) -> tuple[ModelProto, list[Rewrite]]:
     """The model after a step, or as it was, and what there is to say about it."""
     reason, places = "", 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from onnx import GraphProto, ModelProto
 
-from compress.quantization.editing import names_read
-from compress.quantization.rewriting.files import graphs, keep_only
+from compress.export.graph import bodies, graphs
+from compress.quantization.rewriting.files import keep_only
 from compress.quantization.rewriting.graph import copied
+from compress.quantization.scopes import captured, names_read
 
 
 def tidy(model: ModelProto, original: ModelProto) -> None:
@@ -17,14 +18,21 @@ def tidy(model: ModelProto, original: ModelProto) -> None:
             if value.name in declared:
                 value.CopyFrom(declared[value.name])
     model.graph.name, model.graph.doc_string = original.graph.name, original.graph.doc_string
-    _drop_dead_nodes(model.graph)
-    used = {value.name for value in model.graph.output} | names_read(model.graph)
-    used |= {value.name for graph in graphs(model.graph) for value in graph.output}
-    keep_only(model.graph.initializer, lambda tensor: tensor.name in used)
+    _drop_unused(model.graph)
     made = {name for node in model.graph.node for name in node.output}
     made -= {value.name for value in model.graph.output}
     keep_only(model.graph.value_info, lambda value: value.name in made)
     _drop_unused_domains(model)
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    """Nodes and constants whose values nobody reads, those in bodies first."""
+    for node in graph.node:
+        for _, body in bodies(node):
+            _drop_unused(body)
+    _drop_dead_nodes(graph)
+    used = {value.name for value in graph.output} | names_read(graph)
+    keep_only(graph.initializer, lambda tensor: tensor.name in used)
 
 
 def _drop_dead_nodes(graph: GraphProto) -> None:
@@ -33,9 +41,8 @@ def _drop_dead_nodes(graph: GraphProto) -> None:
         if used.intersection(node.output) or not any(node.output):
             kept.append(copied(node))
             used.update(node.input)
-            for attribute in node.attribute:
-                for body in (attribute.g, *attribute.graphs):
-                    used |= names_read(body) | {value.name for value in body.output}
+            for _, body in bodies(node):
+                used |= captured(body)
     if len(kept) < len(graph.node):
         del graph.node[:]
         graph.node.extend(reversed(kept))
