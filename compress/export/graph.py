@@ -24,6 +24,9 @@ _DYNAMIC = {
     "MatMulIntegerToFloat": "MatMul",
     "DynamicQuantizeLSTM": "LSTM",
 }
+#: What makes no floating-point number of one.
+_TELLING = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero", "Equal", "Less", "Greater", "IsNaN"}
+_TELLING |= {"LessOrEqual", "GreaterOrEqual", "IsInf", "QuantizeLinear", "DynamicQuantizeLinear"}
 #: In blocks of 4 bits; the activations become int8 in each call.
 _BLOCKS = {"MatMulNBits": "MatMul", "GatherBlockQuantized": "Gather"}
 _FLOATS: dict[int, str] = {
@@ -70,28 +73,55 @@ def computing_nodes(model: ModelProto) -> Iterator[tuple[NodeProto, str, str]]:
     nodes = list(_nodes(model.graph))
     made_by = {output: node for node in nodes for output in node.output}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    floats = _float_types(model)
     for node in nodes:
         if node.op_type in _DYNAMIC:
             yield node, _DYNAMIC[node.op_type], "int8 (dynamic)"
         elif node.op_type.startswith("QLinear") and node.op_type[7:] in COMPUTING:
             yield node, node.op_type[7:], "int8 (static)"
         elif node.op_type in COMPUTING:
-            yield node, node.op_type, _precision(node, made_by, types)
+            found = _precision(node, made_by, types)
+            yield node, node.op_type, floats.get(node.input[0], found) if found == "fp32" else found
         elif node.op_type in _BLOCKS:
             yield node, _BLOCKS[node.op_type], "int4 weights"
-        elif node.op_type == "Attention":  # its inputs may come from int8; it computes in fp32
-            yield node, "Attention", "fp32"
+        elif node.op_type == "Attention":  # its inputs may come from int8; it computes in floats
+            yield node, "Attention", floats.get(node.input[0], "fp32")
         elif node.op_type == "Gather" and types.get(node.input[0]) in _INTEGERS:
             yield node, "Gather", "fp32, int8 weights"
 
 
+def _float_types(model: ModelProto) -> dict[str, str]:
+    """The values that are fp16 or bf16; what a node makes is of the type of what it takes."""
+    found = dict[str, str | None]()
+    for graph in _graphs(model.graph):
+        for tensor in graph.initializer:
+            found[tensor.name] = _FLOATS.get(tensor.data_type)
+        for value in graph.input:
+            found[value.name] = _FLOATS.get(value.type.tensor_type.elem_type)
+    for node in _nodes(model.graph):
+        if node.op_type in ("Cast", "ConstantOfShape", "Constant"):
+            kinds = [_FLOATS.get(entry.i or entry.t.data_type) for entry in node.attribute]
+        else:
+            kinds = [found.get(name) for name in node.input]
+        kind = next(filter(None, kinds), None)
+        if kind is not None and node.op_type not in _TELLING:
+            found |= dict.fromkeys(node.output, kind)
+    return {name: kind for name, kind in found.items() if kind and kind != "fp32"}
+
+
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
     """All nodes, those inside of If, Loop and Scan, too."""
+    for each in _graphs(graph):
+        yield from each.node
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph, and the bodies inside of it."""
+    yield graph
     for node in graph.node:
-        yield node
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
-                yield from _nodes(body)
+                yield from _graphs(body)
 
 
 def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, int]) -> str:

@@ -91,7 +91,9 @@ def quantize_model(
         check_vocabulary(Inputs(parent=parent), judge.task)
     goal = best.Goal(parent.onnx, budget.max_drop, budget.minimise, bench, budget.relative)
     with tempfile.TemporaryDirectory() as folder, writing(out) as scratch:
-        built = build(parent.onnx, Path(folder), judge, config, seed, budget.minimise, progress)
+        built = build(
+            parent.onnx, Path(folder), judge, config, seed, budget.minimise, progress, device
+        )
         choice = best.choose(
             parent.onnx,
             built,

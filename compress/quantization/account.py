@@ -16,16 +16,20 @@ _INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
 def account_of_nodes(model: ModelProto) -> list[dict[str, Any]]:
     """For each computing node its name, operator and precision; without int8 arithmetic also why.
 
-    A node without a name goes by what it makes.
+    In a model in fp16 it is told why a node is not fp16. A node without a name goes by what it
+    makes.
     """
     entries = list(computing_nodes(model))
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
     weights = _weights(model, sizes)
     static = any(precision == "int8 (static)" for _, _, precision in entries)
+    half = any(precision == "fp16" for _, _, precision in entries)
     found = []
     for node, kind, precision in entries:
         entry = {"name": node.name or node.output[0], "operator": kind, "precision": precision}
-        if not precision.startswith("int8"):
+        if half and precision == "fp32":
+            entry["why"] = "takes or makes numbers that fp16 cannot hold, or has no fp16 form"
+        elif not half and not precision.startswith("int8"):
             entry["why"] = _why(node, kind, precision, weights, static=static)
         found.append(entry)
     return found

@@ -88,6 +88,24 @@ def test_a_bare_file_and_inputs_without_labels(call: Call):
     assert Session(Path("q/model.onnx")).run(rows).shape == (40, 4)
 
 
+def test_fp16_halves_the_file_and_the_card_says_so(call: Call):
+    found = call("net.onnx", *QUICK, "--data", "npz:rows.npz", "--minimise", "size", "--out", "q",
+                 "--agreement", "error", "method=fp16")  # fmt: skip
+    assert (found.code, found.err) == (0, "")
+    assert re.search(r"^  kept    fp16 .* smallest within the budget$", found.out, re.M)
+    assert re.search(r"^q +fp16 .* ← final|^q ← final", found.out, re.M)
+    card = load_artifact(Path("q")).card
+    assert card.evidence["chosen"] == "fp16"
+    assert card.evidence["operators"] == {"Conv": {"fp16": 6}, "Gemm": {"fp16": 1}}
+    before, after = card.evidence["size_bytes"]
+    assert after < 0.6 * before
+    assert load_report(Path("q/report.json")).arm("q").precision == "fp16"
+    rows = np.load("rows.npz")["x"]
+    np.testing.assert_allclose(
+        Session(Path("q/model.onnx")).run(rows), Session(Path("net.onnx")).run(rows), atol=0.05
+    )
+
+
 def test_the_users_metric_decides(call: Call, tiny_task: Task):
     split = tiny_task.test
     np.savez("labelled.npz", x=split.inputs.numpy(), y=split.targets.numpy())

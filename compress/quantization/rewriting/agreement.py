@@ -73,7 +73,7 @@ def reference(source: Path, samples: Feeds | None) -> Reference:
     session = Session(source)
     names = tuple(output.name for output in session.outputs)
     if samples is not None:
-        feeds = _fitted(session, samples)
+        feeds = fitted(session, samples)
         session.check(feeds)
         try:
             return Reference(names, feeds, tuple(session.every_output(feeds)))
@@ -90,7 +90,7 @@ def reference(source: Path, samples: Feeds | None) -> Reference:
     raise ModelFileError(f"{source}: give samples; it does not run on made-up inputs: {reason}")
 
 
-def _fitted(session: Session, samples: Feeds) -> Feeds:
+def fitted(session: Session, samples: Feeds) -> Feeds:
     """The samples with as many rows as the file asks for, where it does."""
     if len(samples) != len(session.inputs):
         return samples  # for `check` to refuse
