@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 #: Operators that onnxruntime adds to ONNX's own.
 MICROSOFT = "com.microsoft"
+_ONNX = ("", "ai.onnx")
 
 Array = npt.NDArray[Any]
 
@@ -30,18 +31,21 @@ class Edit:
         self.nodes: list[NodeProto] = []
         self._tensors = {tensor.name: tensor for tensor in self.graph.initializer}
         self._made: dict[str, str] = {}
-        self._names = set(self._tensors) | {value.name for value in self.graph.input}
-        self._names |= {name for node in self.graph.node for name in node.output}
+        self._names = _names_made(self.graph)
         self._users: dict[str, list[NodeProto]] = {}
         for node in self.graph.node:
             for name in set(node.input):
                 self._users.setdefault(name, []).append(node)
         self._results = {value.name for value in self.graph.output}
 
-    def weight(self, name: str) -> npt.NDArray[np.float32] | None:
-        """The values of a constant, where it is one and in fp32."""
+    def values(self, name: str) -> Array | None:
+        """The values of a constant; None for what is none."""
         tensor = self._tensors.get(name)
-        values = None if tensor is None else numpy_helper.to_array(tensor)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def weight(self, name: str) -> npt.NDArray[np.float32] | None:
+        """The same, where it is in fp32."""
+        values = self.values(name)
         return values if values is not None and values.dtype == np.float32 else None
 
     def users(self, name: str) -> list[NodeProto]:
@@ -105,8 +109,13 @@ class Edit:
 Converter = Callable[[Edit, NodeProto], bool]
 
 
-def rewrite(model: ModelProto, converters: Mapping[str, Converter]) -> int:
+def rewrite(
+    model: ModelProto, converters: Mapping[str, Converter], domains: Sequence[str] = _ONNX
+) -> int:
     """Replace nodes in place, by operator, and drop constants that are not used any more.
+
+    Args:
+        domains: of the operators; ONNX's own if left out.
 
     Returns:
         How many nodes were replaced.
@@ -115,7 +124,7 @@ def rewrite(model: ModelProto, converters: Mapping[str, Converter]) -> int:
     for node in model.graph.node:
         convert = converters.get(node.op_type)
         edit.nodes = []
-        if convert is not None and node.domain in ("", "ai.onnx") and convert(edit, node):
+        if convert is not None and node.domain in domains and convert(edit, node):
             nodes += edit.nodes
             count += 1
         else:
@@ -144,6 +153,17 @@ def names_read(graph: GraphProto) -> set[str]:
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
                 found |= names_read(body)
+    return found
+
+
+def _names_made(graph: GraphProto) -> set[str]:
+    """Names of all values, also of those inside the bodies of loops."""
+    found = {record.name for record in (*graph.initializer, *graph.input)}
+    for node in graph.node:
+        found |= set(node.output)
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                found |= _names_made(body)
     return found
 
 
