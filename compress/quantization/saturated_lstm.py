@@ -55,7 +55,7 @@ def read_lstm(edit: Edit, node: NodeProto) -> Lstm | None:
     way = _WAYS[found.get("direction", b"forward").decode()]
     usual = [b"Sigmoid", b"Tanh", b"Tanh"] * len(way)
     plain = not peephole and found.get("activations", usual) == usual
-    if not plain or {"clip", "input_forget", "layout"} & found.keys():
+    if not plain or any(found.get(name) for name in ("clip", "input_forget", "layout")):
         return None
     if any(part is None for part in (*weights, *scales, *zeros)) or any(np.any(z) for z in zeros):
         return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, helper
 
 from compress.quantization.editing import Edit, attributes
 
@@ -63,38 +63,65 @@ def add_cut(edit: Edit, node: NodeProto, product: Product, pairs: Integers) -> N
     Only the pairs that can be cut off are computed: sum(clip(p) - p) over them, times both scales.
     """
     raw = edit.add("Cast", [product.x], to=TensorProto.FLOAT)
-    whole = edit.fresh(f"{node.output[0]}_exact")
+    exact = NodeProto()
+    exact.CopyFrom(node)
+    exact.output[0] = edit.fresh(f"{node.output[0]}_exact")
+    edit.nodes.append(exact)
     name = edit.fresh(f"{node.output[0]}_pairs")
-    make = _add_conv_cut if product.is_conv else _add_matrix_cut
-    lost = make(edit, node, product, pairs, raw, name)
+    if product.is_conv:
+        lost = _add_conv_cut(edit, node, product, pairs, raw, name)
+    else:
+        lost = _add_matrix_cut(edit, exact.output[0], product, pairs, raw, name)
     shape = (1, -1, 1, 1) if product.is_conv else (-1,)
     scaled = edit.add("Mul", [lost, edit.constant(f"{name}_scale", product.scale.reshape(shape))])
     x_scale = product.x_scale
     if not isinstance(x_scale, str):
         x_scale = edit.constant(f"{name}_x_scale", np.array(x_scale, np.float32))
     scaled = edit.add("Mul", [scaled, x_scale])
-    exact = NodeProto()
-    exact.CopyFrom(node)
-    exact.output[0] = whole
-    edit.nodes.append(exact)
-    edit.add("Add", [whole, scaled], node.output[0])
+    edit.add("Add", [exact.output[0], scaled], node.output[0])
 
 
 def _add_matrix_cut(
-    edit: Edit, node: NodeProto, product: Product, pairs: Integers, raw: str, name: str
+    edit: Edit, result: str, product: Product, pairs: Integers, raw: str, name: str
 ) -> str:
-    """(…, out): of each output its pairs at risk, filled up to as many as the worst one has."""
+    """(…, out), in a loop: one pair of each output at a time, as many as the worst output has.
+
+    All at once, the pairs of a Transformer's product would take gigabytes. Rows stand in the inner
+    axis meanwhile, so that whole columns of the activations are copied.
+    """
     risky = cut_off(pairs)
     places = np.argsort(~risky, axis=1, kind="stable")[:, : risky.sum(axis=1).max()]
     weights = np.take_along_axis(pairs * risky[:, :, None], places[:, :, None], axis=1)
-    last, terms = product.weights.shape[1] - 1, []
+    out, width = product.weights.shape
+    flat = edit.constant(f"{name}_flat", np.array([-1, width]))
+    turned = edit.add("Transpose", [edit.add("Reshape", [raw, flat])], perm=[1, 0])
+    inputs = list[str]()
     for side in (0, 1):
-        columns = np.minimum(2 * places + side, last).T
-        at = edit.constant(f"{name}_columns_{side}", columns)
-        taken = edit.add("Gather", [raw, at], axis=-1)  # (…, pairs, out)
-        by = edit.constant(f"{name}_weights_{side}", weights[:, :, side].T.astype(np.float32))
-        terms.append(edit.add("Mul", [taken, by]))
-    return _lost(edit, edit.add("Add", terms), (-2,), name)
+        columns = np.minimum(2 * places + side, width - 1).T  # (pairs, out)
+        by = weights[:, :, side].T.astype(np.float32)[:, :, None]
+        inputs.append(edit.constant(f"{name}_columns_{side}", columns))
+        inputs.append(edit.constant(f"{name}_weights_{side}", by))
+    rows = edit.add("Shape", [turned], start=1)
+    size = edit.add("Concat", [edit.constant(f"{name}_out", np.array([out])), rows], axis=0)
+    lost = _scan_pairs(edit, [edit.add("ConstantOfShape", [size]), *inputs], turned, name)
+    back = edit.add("Transpose", [lost], perm=[1, 0])
+    return edit.add("Reshape", [back, edit.add("Shape", [result])])
+
+
+def _scan_pairs(edit: Edit, inputs: list[str], turned: str, name: str) -> str:
+    """(out, rows), what the cut takes from the sums of all pairs together."""
+    given = [edit.fresh(f"{name}_given_{place}") for place in range(len(inputs))]
+    with edit.body() as nodes:
+        terms = [
+            edit.add("Mul", [edit.add("Gather", [turned, columns], axis=0), by])
+            for columns, by in (given[1:3], given[3:5])
+        ]
+        added = edit.add("Add", [given[0], _cut(edit, edit.add("Add", terms), name)])
+    kinds = [TensorProto.FLOAT] + [TensorProto.INT64, TensorProto.FLOAT] * 2
+    taken = [helper.make_tensor_value_info(*pair, None) for pair in zip(given, kinds, strict=True)]
+    made = [helper.make_tensor_value_info(added, TensorProto.FLOAT, None)]
+    body = helper.make_graph(nodes, f"{name}_step", taken, made)
+    return edit.add("Scan", inputs, body=body, num_scan_inputs=len(inputs) - 1)
 
 
 def _add_conv_cut(
@@ -118,14 +145,15 @@ def _add_conv_cut(
     size = edit.add("Shape", [sums], start=2)
     split = edit.constant(f"{name}_split", np.array([-1, len(places), out]))
     shape = edit.add("Concat", [split, size], axis=0)
-    return _lost(edit, edit.add("Reshape", [sums, shape]), (1,), name)
+    cut = _cut(edit, edit.add("Reshape", [sums, shape]), name)
+    along = edit.constant(f"{name}_axes", np.array([1]))
+    return edit.add("ReduceSum", [cut, along], keepdims=0)
 
 
-def _lost(edit: Edit, sums: str, axes: tuple[int, ...], name: str) -> str:
+def _cut(edit: Edit, sums: str, name: str) -> str:
+    """What is cut off from sums of pairs, with the sign of what has to be added."""
     low, high = (
         edit.constant(f"{name}_{end}", np.array(value, np.float32))
         for end, value in (("low", _LOW), ("high", _HIGH))
     )
-    cut = edit.add("Sub", [edit.add("Clip", [sums, low, high]), sums])
-    along = edit.constant(f"{name}_axes", np.array(axes))
-    return edit.add("ReduceSum", [cut, along], keepdims=0)
+    return edit.add("Sub", [edit.add("Clip", [sums, low, high]), sums])

@@ -254,7 +254,7 @@ def lstm_model(path: Path, direction: str, weights: dict[str, np.ndarray], **giv
     inputs[5:7] = inputs[5:7] if given.get("state") else ["", ""]
     inputs += ["s", "z", "s", "z"]
     outputs = ["all", "last", "cell"]
-    more = {"direction": direction, "hidden_size": 8, "domain": "com.microsoft"}
+    more = {"direction": direction, "hidden_size": 8, "input_forget": 0, "domain": "com.microsoft"}
     node = helper.make_node("DynamicQuantizeLSTM", inputs, outputs, "lstm", **more)
     taken = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["t", "n", 6])]
     if given.get("lengths"):
