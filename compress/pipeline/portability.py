@@ -35,22 +35,24 @@ def elsewhere(
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "saturating.onnx"
         found = emulate(model, copy)
-        at_risk = {name: share for name, share in found.at_risk.items() if share}
-        if not at_risk:
+        if not any(found.at_risk.values()):
             known = not found.left_out
             return ({}, []) if known else ({"without_vnni": _evidence(found)}, [_unknown(found)])
         scores = judge.scores(Session(copy, "cpu", threads), "validation")
-        drop, _ = paired_drop(reference, scores, judge.higher_is_better)
+    drop, _ = paired_drop(reference, scores, judge.higher_is_better)
     change = metric_format(judge.metric, judge.higher_is_better).change
-    left = f"; not emulated: {', '.join(sorted(set(found.left_out)))}" if found.left_out else ""
-    remedy = (
-        "Choose one on such a CPU"
-        if found.dynamic
-        else "Make it with reduce_range=true for such CPUs"
-    )
-    advice = f". {remedy}" if drop > limit else ""
-    note = f"{_WHERE}, the validation {change} would be {drop:+.4f} by emulation{left}{advice}."
+    note = _note(found, f"the validation {change} would be {drop:+.4f}", needed=drop > limit)
     return {"without_vnni": {"drop": drop, **_evidence(found)}}, [note]
+
+
+def _note(found: Saturation, change: str, *, needed: bool) -> str:
+    """What would change; where it is too much, `needed`, also what helps."""
+    left = f"; not emulated: {', '.join(sorted(set(found.left_out)))}" if found.left_out else ""
+    remedy = "Make it with reduce_range=true for such CPUs"
+    if found.dynamic:  # its weights have 8 bits in any case
+        remedy = "Choose one on such a CPU"
+    advice = f". {remedy}" if needed else ""
+    return f"{_WHERE}, {change} by emulation{left}{advice}."
 
 
 def _evidence(found: Saturation) -> dict[str, Any]:

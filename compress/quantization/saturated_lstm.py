@@ -49,40 +49,46 @@ class Lstm:
 def read_lstm(edit: Edit, node: NodeProto) -> Lstm | None:
     """What a DynamicQuantizeLSTM consists of; None for one that computes in other ways."""
     x, w, r, b, lengths, state, cell, peephole, *rest = [*node.input, *[""] * 12][:12]
-    weights, scales = [edit.values(name) for name in (w, r)], [edit.values(n) for n in rest[::2]]
-    zeros = [edit.values(name) for name in rest[1::2]]
     found = attributes(node)
     way = _WAYS[found.get("direction", b"forward").decode()]
     usual = [b"Sigmoid", b"Tanh", b"Tanh"] * len(way)
     plain = not peephole and found.get("activations", usual) == usual
     if not plain or any(found.get(name) for name in ("clip", "input_forget", "layout")):
         return None
-    if any(part is None for part in (*weights, *scales, *zeros)) or any(np.any(z) for z in zeros):
-        return None
-    rows = [np.asarray(part).transpose(0, 2, 1) for part in weights]
-    if any(part.dtype != np.int8 for part in rows):
-        return None
-    hidden = rows[1].shape[2]
-    both = edit.weight(b) if b else np.zeros((len(way), 8 * hidden), np.float32)
-    if both is None:
-        return None
-    spread = [
-        np.broadcast_to(np.asarray(part).reshape(len(way), -1), (len(way), 4 * hidden))
-        for part in scales
+    parts = [
+        _rows(edit, name, scale, zero)
+        for name, scale, zero in zip((w, r), rest[::2], rest[1::2], strict=True)
     ]
+    biases = edit.weight(b) if b else np.zeros((1, 2), np.float32)
+    if parts[0] is None or parts[1] is None or biases is None:
+        return None
+    weights, scales = zip(*parts, strict=True)
+    before, behind = np.split(biases, 2, axis=1)
     outputs = [name if edit.is_used(name) else "" for name in [*node.output, "", ""][:3]]
     return Lstm(
         way,
-        hidden,
+        weights[1].shape[2],
         x,
-        list(zip(*rows, strict=True)),
-        list(zip(*spread, strict=True)),
-        both[:, : 4 * hidden] + both[:, 4 * hidden :],
+        list(zip(*weights, strict=True)),
+        list(zip(*scales, strict=True)),
+        np.broadcast_to(before + behind, (len(way), weights[1].shape[1])),
         lengths,
         state,
         cell,
         (outputs[0], outputs[1], outputs[2]),
     )
+
+
+def _rows(edit: Edit, name: str, scale: str, zero: str) -> tuple[Integers, Floats] | None:
+    """(directions, 4 · hidden, in) and (directions, 4 · hidden); None for other weights."""
+    weights, scales, zeros = (edit.values(one) for one in (name, scale, zero))
+    if weights is None or scales is None or zeros is None:
+        return None
+    if weights.dtype != np.int8 or zeros.any():
+        return None
+    rows = weights.transpose(0, 2, 1)
+    spread = np.broadcast_to(scales.reshape(len(rows), -1), rows.shape[:2])
+    return rows, spread.astype(np.float32)
 
 
 def take_apart(edit: Edit, layer: Lstm) -> None:
