@@ -124,8 +124,7 @@ def test_all_errors_are_told_at_once_each_with_its_place():
         "stages[3].quantize.from: no earlier stage 'prun'. Known: train, prune. "
         "Did you mean 'prune'?",
         "stages[3].quantize.method: Input should be 'best', 'static', 'dynamic', 'weight-only' or "
-        "'fp16', "
-        "found 'statik'.",
+        "'fp16', found 'statik'.",
         "stages[4].distill.teacher: no earlier stage 'trian'. Known: train, prune, quantize. "
         "Did you mean 'train'?",
         "stages[4].distill.student: No model named 'cnn-tinny'. Known: bilstm, cnn, cnn-small, "
