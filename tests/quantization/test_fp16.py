@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from halves import converted, counts, difference, numbers
 from onnx import TensorProto, helper
 from small_graphs import INT64, attention, save, value, whole
 
@@ -25,38 +26,10 @@ from compress.quantization.building import FUSED, REWRITTEN, build
 from compress.quantization.candidates import NO_INT8
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.fp16 import convert_fp16
-from compress.quantization.rewriting import files
 from compress.quantization.rewriting.simplify import simplify
 from compress.runtime.onnxruntime import Session
 
 node = helper.make_node
-
-
-def numbers(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def converted(path: Path, *feeds: np.ndarray) -> Path:
-    """The file in fp16, checked; its inputs and outputs are those of the other one."""
-    target = path.with_stem("half")
-    convert_fp16(path, target, [feeds])
-    before, after = Session(path), Session(target)
-    for one, other in ((before.inputs, after.inputs), (before.outputs, after.outputs)):
-        assert [(e.name, e.type) for e in one] == [(e.name, e.type) for e in other]
-    load_onnx(target)
-    return target
-
-
-def difference(path: Path, target: Path, *feeds: np.ndarray) -> float:
-    """The largest of any output, relative to its largest number."""
-    pairs = zip(Session(path).outputs_of(feeds), Session(target).outputs_of(feeds), strict=True)
-    return max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
-
-
-def counts(path: Path) -> dict[str, int]:
-    kinds = [entry.op_type for entry in onnx.load(path).graph.node]
-    return {kind: kinds.count(kind) for kind in set(kinds)}
-
 
 TOKENS = torch.randint(1, 30, (4, 9), generator=torch.Generator().manual_seed(0))
 LENGTHS = torch.tensor([9, 7, 2, 5])
@@ -227,117 +200,6 @@ def test_a_bound_without_an_end(tmp_path: Path):
     rows = numbers(16, 8)
     assert np.abs(Session(path).run(rows)).max() > 1e4
     assert difference(path, converted(path, rows), rows) < 2e-3
-
-
-def test_a_value_that_several_fp32_nodes_read_is_cast_once(tmp_path: Path):
-    nodes = [
-        node("MatMul", ["x", "w"], ["a"], "product"),
-        node("ReduceMean", ["a", "axes"], ["b"], "mean"),
-        node("ReduceSum", ["a", "axes"], ["c"], "sum"),
-        node("Add", ["b", "c"], ["d"], "both"),
-        node("Sub", ["a", "d"], ["y"], "less"),
-    ]
-    constants = {"w": numbers(8, 8, seed=1), "axes": np.array([1])}
-    outputs = [value("y", ["n", 8]), value("a", ["n", 8])]
-    path = save(tmp_path / "m.onnx", nodes, [value("x", ["n", 8])], outputs, constants)
-    rows = numbers(16, 8)
-    half = converted(path, rows)
-    assert difference(path, half, rows) < 5e-3
-    # x; a, which is also an output; b; c; y
-    assert counts(half)["Cast"] == 5
-
-
-def test_a_weight_of_an_fp32_node_is_not_rounded(tmp_path: Path):
-    nodes = [
-        node("Add", ["x", "b"], ["a"], "rounded"),
-        node("Pow", ["b", "two"], ["s"], "squares"),
-        node("Mul", ["s", "s"], ["t"], "t"),
-        node("ReduceSum", ["t"], ["u"], "sum"),
-        node("Mul", ["a", "u"], ["y"], "scaled"),
-    ]
-    constants = {"b": np.float32([1 + 2**-12, 2]), "two": np.array(2, np.float32)}
-    path = save(
-        tmp_path / "m.onnx", nodes, [value("x", ["n", 2])], [value("y", ["n", 2])], constants
-    )
-    half = converted(path, numbers(4, 2))
-    weights = [t for t in onnx.load(half).graph.initializer if t.dims]
-    assert {t.data_type: list(t.dims) for t in weights} == {
-        TensorProto.FLOAT: [2],
-        TensorProto.FLOAT16: [2],
-    }
-
-
-def branch(name: str, weight: np.ndarray) -> onnx.GraphProto:
-    tensor = onnx.numpy_helper.from_array(weight, "w")
-    body = [node("MatMul", ["h", "w"], ["z"], f"{name}_product"), node("Relu", ["z"], [name])]
-    return helper.make_graph(body, name, [], [value(name, None)], [tensor])
-
-
-def test_branches_whose_weights_have_one_name(tmp_path: Path):
-    nodes = [
-        node("MatMul", ["x", "w"], ["h"], "product"),
-        node("If", ["which"], ["c"], "if", then_branch=branch("yes", numbers(8, 8, seed=2)),
-             else_branch=branch("no", numbers(8, 8, seed=3))),
-        node("Add", ["c", "h"], ["y"], "sum"),
-    ]  # fmt: skip
-    inputs = [value("x", ["n", 8]), value("which", [], TensorProto.BOOL)]
-    constants = {"w": numbers(8, 8, seed=1)}
-    path = save(tmp_path / "m.onnx", nodes, inputs, [value("y", ["n", 8])], constants)
-    rows = numbers(16, 8)
-    half = converted(path, rows, np.array(True))
-    for which in (True, False):
-        assert difference(path, half, rows, np.array(which)) < 5e-3
-    assert operators(load_onnx(half)) == {"MatMul": {"fp16": 3}}
-
-
-def test_a_loop_over_steps(tmp_path: Path):
-    body = helper.make_graph(
-        [
-            node("MatMul", ["state", "w"], ["m"], "inner"),
-            node("Add", ["m", "step"], ["a"], "add"),
-            node("Tanh", ["a"], ["new"], "bend"),
-            node("Identity", ["new"], ["all"], "same"),
-        ],
-        "step",
-        [value("state", ["n", 4]), value("step", ["n", 4])],
-        [value("new", ["n", 4]), value("all", ["n", 4])],
-    )
-    nodes = [
-        node("Scan", ["start", "x"], ["last", "y"], "scan", body=body, num_scan_inputs=1),
-    ]
-    inputs = [value("x", ["t", 3, 4])]
-    constants = {"w": numbers(4, 4, seed=1), "start": np.zeros((3, 4), np.float32)}
-    path = save(tmp_path / "m.onnx", nodes, inputs, [value("y", ["t", 3, 4])], constants)
-    rows = numbers(7, 3, 4)
-    half = converted(path, rows)
-    assert difference(path, half, rows) < 5e-3
-    assert operators(load_onnx(half)) == {"MatMul": {"fp16": 1}}
-
-
-def test_scales_of_a_resize_stay_what_the_operator_wants(tmp_path: Path):
-    nodes = [node("Resize", ["x", "", "scales"], ["r"], "larger"), node("Relu", ["r"], ["y"], "b")]
-    constants = {"scales": np.float32([1, 1, 2, 2])}
-    inputs = [value("x", ["n", 1, 3, 3])]
-    path = save(tmp_path / "m.onnx", nodes, inputs, [value("y", ["n", 1, 6, 6])], constants)
-    rows = numbers(2, 1, 3, 3)
-    assert difference(path, converted(path, rows), rows) < 1e-3
-
-
-@pytest.mark.parametrize("opset", [11, 13, 21])
-def test_files_of_any_version_and_size(opset: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(files, "_LARGEST", 1000)  # of weights, which are then beside the graph
-    nodes = [
-        node("MatMul", ["x", "w"], ["a"], "product"),
-        node("Pow", ["a", "two"], ["b"], "squares"),
-        node("MatMul", ["b", "w"], ["y"], "again"),
-    ]
-    constants = {"w": numbers(32, 32, seed=1), "two": np.array(2, np.float32)}
-    ends = [value("x", ["n", 32])], [value("y", ["n", 32])]
-    path = save(tmp_path / "m.onnx", nodes, *ends, constants, opset=opset)
-    files.save(files.load(path), path)
-    assert (tmp_path / "m.onnx.data").stat().st_size >= 4096
-    rows = numbers(16, 32)
-    assert difference(path, converted(path, rows), rows) < 5e-3
 
 
 def test_a_model_without_fp32(tmp_path: Path):
