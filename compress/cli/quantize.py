@@ -161,16 +161,17 @@ def _tell(made: Quantized) -> None:
 
 
 def _left_in_fp32(made: Quantized) -> list[str]:
-    """Operators of the chosen model that do not compute in int8, with the reason."""
+    """Operators of the chosen model that do not compute in int8, or fp16, with the reason."""
     if made.chosen is None:
         return []
+    nodes = made.artifact.card.evidence["nodes"]
+    wanted = "fp16" if any(node["precision"] == "fp16" for node in nodes) else "int8"
     counts = Counter(
-        (node["operator"], node["precision"], node["why"])
-        for node in made.artifact.card.evidence["nodes"]
-        if "why" in node
+        (node["operator"], node["precision"], node["why"]) for node in nodes if "why" in node
     )
     return [
-        f"not int8: {n} {kind} ({precision}): {why}" for (kind, precision, why), n in counts.items()
+        f"not {wanted}: {n} {kind} ({precision}): {why}"
+        for (kind, precision, why), n in counts.items()
     ]
 
 

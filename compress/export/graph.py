@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from compress.errors import ModelFileError, first_line
+from compress.export.bodies import bodies, graphs
+from compress.export.float_types import FLOATS, float_types
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 #: Operators that do the work; the rest moves, scales or bends values.
@@ -31,11 +33,6 @@ _DYNAMIC = {
 _BLOCKS = {"MatMulNBits": "MatMul", "GatherBlockQuantized": "Gather"}
 #: What makes fp32 of integers keeps their number.
 _RESTORING = ("DequantizeLinear", "Cast", "Mul")
-_FLOATS: dict[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-}
 
 
 def load_onnx(path: Path) -> ModelProto:
@@ -90,7 +87,7 @@ class Computing:
 
 def computing_nodes(model: ModelProto) -> list[Computing]:
     """Every computing node in the graph's order, those in bodies where these stand."""
-    return list(_computing(model.graph, _Scope({}, {}, {}), ""))
+    return list(_computing(model.graph, _Scope({}, {}, {}), "", float_types(model)))
 
 
 @dataclass(frozen=True)
@@ -128,37 +125,19 @@ def _constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
             yield node.output[0], node.attribute[0].t
 
 
-def _computing(graph: GraphProto, outer: _Scope, path: str) -> Iterator[Computing]:
+def _computing(
+    graph: GraphProto, outer: _Scope, path: str, floats: Mapping[str, str]
+) -> Iterator[Computing]:
     scope = outer.within(graph)
     for node in graph.node:
         kind, found = _kind(node, scope)
+        found = floats.get(node.input[0], found) if found == "fp32" else found
         if kind:
             sizes = [scope.sizes[name] for name in node.input[1:3] if name in scope.sizes]
             yield Computing(node, kind, found, path, tuple(sizes))
         for name, body in bodies(node):
-            yield from _computing(body, scope, f"{path}{node.name or node.output[0]}/{name}/")
-
-
-def bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
-    """The bodies of If, Loop and Scan by the names of their attributes; nothing of other nodes."""
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            if body.node or body.output:
-                yield attribute.name, body
-
-
-def graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph, and the bodies of its If, Loop and Scan, theirs too."""
-    yield graph
-    for node in graph.node:
-        for _, body in bodies(node):
-            yield from graphs(body)
-
-
-def has_bodies(model: ModelProto) -> bool:
-    """Whether any node is an If, Loop or Scan, those of functions included."""
-    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    return any(True for node in nodes for _ in bodies(node))
+            inner = f"{path}{node.name or node.output[0]}/{name}/"
+            yield from _computing(body, scope, inner, floats)
 
 
 def _kind(node: NodeProto, scope: _Scope) -> tuple[str, str]:
@@ -189,7 +168,7 @@ def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, 
     weights = node.input[1:3] if node.op_type in RECURRENT else node.input[1:2]
     if any(_is_stored_int8(made_by.get(name), made_by, types) for name in weights):
         return "fp32, int8 weights"
-    return _FLOATS.get(types.get(node.input[1], TensorProto.FLOAT), "fp32")
+    return FLOATS.get(types.get(node.input[1], TensorProto.FLOAT), "fp32")
 
 
 def _is_stored_int8(

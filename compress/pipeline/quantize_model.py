@@ -93,7 +93,9 @@ def quantize_model(
     with tempfile.TemporaryDirectory() as folder, writing(out) as scratch:
         parent, notes = _loadable(parent, Path(folder))
         goal = best.Goal(parent.onnx, budget.max_drop, budget.minimise, bench, budget.relative)
-        built = build(parent.onnx, Path(folder), judge, config, seed, budget.minimise, progress)
+        built = build(
+            parent.onnx, Path(folder), judge, config, seed, budget.minimise, progress, device
+        )
         choice = best.choose(
             parent.onnx,
             built,

@@ -129,6 +129,7 @@ def quantize(
             context.seed,
             context.budget.minimise,
             context.progress,
+            context.device,
         )
         choice = best.choose(
             source,

@@ -13,15 +13,19 @@ from compress.quantization.integer_product import LEAST_PRODUCT
 def account_of_nodes(model: ModelProto) -> list[dict[str, Any]]:
     """For each computing node its name, operator and precision; without int8 arithmetic also why.
 
-    A node without a name goes by what it makes; one in a body has the path to it in front.
+    In a model in fp16 it is told why a node is not fp16. A node without a name goes by what it
+    makes; one in a body has the path to it in front.
     """
     entries = computing_nodes(model)
     static = any(entry.precision == "int8 (static)" for entry in entries)
+    half = any(entry.precision == "fp16" for entry in entries)
     found = []
     for entry in entries:
         name = entry.path + (entry.node.name or entry.node.output[0])
         told = {"name": name, "operator": entry.kind, "precision": entry.precision}
-        if not entry.precision.startswith("int8"):
+        if half and entry.precision == "fp32":
+            told["why"] = "takes or makes numbers that fp16 cannot hold, or has no fp16 form"
+        elif not half and not entry.precision.startswith("int8"):
             told["why"] = _why(entry, static=static)
         found.append(told)
     return found

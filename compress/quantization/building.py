@@ -11,7 +11,7 @@ from compress.errors import CompressError, InputError, ModelFileError, first_lin
 from compress.export.graph import computing_nodes, load_onnx, shorten_names, strip
 from compress.measure.judge import Judge
 from compress.progress import Progress, quiet
-from compress.quantization.candidates import Candidates, Maker
+from compress.quantization.candidates import NO_INT8, Candidates, Maker
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.crashing import check_loads
 from compress.quantization.rewriting.simplify import Rewrite, simplify
@@ -54,19 +54,22 @@ def build(
     seed: int = 0,
     minimise: str = "latency",
     progress: Progress = quiet,
+    device: str = "cpu",
 ) -> Built:
     """All models that the configuration asks for.
 
     Args:
         source: ONNX file of the fp32 model.
         folder: where the candidates are written.
+        device: on "cuda", `best` is a choice between fp16 and fp32.
     """
     prepared = folder / "prepared.onnx"
     samples = judge.calibration(config.samples, seed)
     rewrites = simplify(source, prepared, samples[0])
-    candidates = Candidates(prepared, folder, samples, config, minimise, progress)
+    candidates = Candidates(prepared, folder, samples, config, minimise, progress, device)
     files, failures = make_all(candidates.makers(), folder)
     if config.method == "best":
+        failures |= {} if candidates.int8 else {"int8": NO_INT8}
         helped = any(entry.name in _FASTER and not entry.undone for entry in rewrites)
         sources = {REWRITTEN: prepared if helped else None, FUSED: candidates.fused}
         for name, fp32 in sources.items():
@@ -85,7 +88,7 @@ def make_all(makers: Mapping[str, Maker], folder: Path) -> tuple[dict[str, Path]
         try:
             make(path)
             finish(path)
-            _check_integers(path)
+            _check_changed(path)
             files[name] = path
         except ModelFileError as error:
             failures[name] = f"does not load: {str(error).removeprefix(f'{path}: ')}"
@@ -102,9 +105,9 @@ def finish(path: Path) -> None:
     check_loads(path)
 
 
-def _check_integers(path: Path) -> None:
+def _check_changed(path: Path) -> None:
     entries = computing_nodes(load_onnx(path))
-    if not any("int" in entry.precision for entry in entries):
+    if not any("int" in entry.precision or entry.precision == "fp16" for entry in entries):
         inside = bool(entries) and all(entry.path for entry in entries)
         where = "; all that computes stands in bodies of If, Loop or Scan" if inside else ""
         raise CompressError(f"no operator became int8{where}")

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
-from compress.export.graph import graphs, load_onnx
+from compress.export.bodies import graphs
+from compress.export.graph import load_onnx
 from compress.measure.machine import machine
 from compress.progress import Progress, quiet
 from compress.quantization.bias_correction import correct_biases, corrected_inputs
@@ -20,6 +21,7 @@ from compress.quantization.calibration.shared import Calibration
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.equalization import equalize
+from compress.quantization.fp16 import convert_fp16
 from compress.quantization.fusion import fuse
 from compress.quantization.nbits import quantize_4bit
 from compress.quantization.rewriting.depthwise import as_convolutions
@@ -31,6 +33,12 @@ from compress.runtime.onnxruntime import Feeds
 
 #: Writes one model to a path.
 Maker = Callable[[Path], object]
+
+#: Why int8 is left out by "best" on a GPU.
+NO_INT8 = (
+    "left out: on CUDA onnxruntime has no int8 kernels for convolutions, which would run as fp32 "
+    "with conversions around; fp16 takes their place"
+)
 
 _PRODUCTS = ("MatMul", "Gemm")
 _STEPPED = {"GRU", "RNN"}
@@ -55,6 +63,7 @@ class Candidates:
         config: QuantizeConfig,
         minimise: str = "latency",
         progress: Progress = quiet,
+        device: str = "cpu",
     ) -> None:
         """Look at a graph; nothing is built yet, and `fused` is None until `makers` has found it.
 
@@ -64,9 +73,11 @@ class Candidates:
             samples: calibration batches.
             config: `method` says which candidates are wanted.
             minimise: "latency" or "size"; 4 bits are for the latter.
+            device: "cuda" is for fp16, see `NO_INT8`.
         """
         self.prepared, self.samples, self.config = prepared, samples, config
         self._folder, self._minimise = folder, minimise
+        self.int8 = config.method != "fp16" and not (device == "cuda" and config.method == "best")
         model = load_onnx(prepared)
         self._nodes = list(model.graph.node)  # static int8 sees no bodies
         self._kinds = [node.op_type for node in self._nodes]
@@ -78,6 +89,8 @@ class Candidates:
 
     def makers(self) -> dict[str, Maker]:
         """Name to maker of every model that the configuration asks for."""
+        if not self.int8:
+            return self._fp16_makers()
         found: dict[str, Maker] = {}
         if self.config.method in ("best", "static"):
             found |= self._static_makers()
@@ -173,9 +186,7 @@ class Candidates:
         recurrent = bool({"LSTM", *_STEPPED} & set(kinds))
         if self.convolutions and (recurrent or self._many):
             found["static convolutions, the rest dynamic"] = self._both
-        fused = self._folder / "fused.onnx"
-        if self._many and fuse(self.prepared, fused, self.samples[0]):
-            self.fused = fused
+        if fused := self._fuse():
             found["static, fused"] = partial(self.static, source=fused)
             found["dynamic, fused"] = partial(self._dynamic, fused)
         if "LSTM" in kinds:
@@ -195,6 +206,21 @@ class Candidates:
         if self._many and self._minimise == "size":
             found["4 bits in blocks"] = partial(quantize_4bit, self.prepared)
         return found
+
+    def _fp16_makers(self) -> dict[str, Maker]:
+        sources = {"fp16": self.prepared, "fp16, fused": self._fuse()}
+        return {
+            name: partial(convert_fp16, source, samples=self.samples)
+            for name, source in sources.items()
+            if source is not None
+        }
+
+    def _fuse(self) -> Path | None:
+        """The file with attention as one operator; None where there is none."""
+        fused = self._folder / "fused.onnx"
+        if self._many and fuse(self.prepared, fused, self.samples[0]):
+            self.fused = fused
+        return self.fused
 
     def _dynamic(self, source: Path, path: Path) -> None:
         quantize_dynamic_int8(source, path, per_channel=self.config.per_channel)

@@ -15,9 +15,11 @@ class QuantizeConfig(BaseModel):
 
     Attributes:
         method: "static" (int8 weights and activations, QDQ), "dynamic" (activations quantized at
-            run time), "weight-only" (int8 weights in the file, fp32 arithmetic), or "best", which
-            builds all that the model's operators can gain from, see `quantization.candidates`, and
-            keeps the fastest within the budget, the smallest among equals.
+            run time), "weight-only" (int8 weights in the file, fp32 arithmetic), "fp16" (all of it,
+            but for inputs, outputs and what needs fp32; what is fast on CUDA, and half the size
+            anywhere), or "best", which builds all that the model's operators can gain from on the
+            device, see `quantization.candidates`, and keeps the fastest within the budget, the
+            smallest among equals.
         calibration: how activation ranges are found for "static": the least and largest value
             ("minmax"), their average over batches ("moving-average"), what is left when the rarest
             are cut off ("percentile"), the range that loses least information ("entropy") or whose
@@ -36,7 +38,7 @@ class QuantizeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["best", "static", "dynamic", "weight-only"] = "best"
+    method: Literal["best", "static", "dynamic", "weight-only", "fp16"] = "best"
     calibration: Method = "minmax"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     samples: Annotated[int, Field(ge=1)] = 256

@@ -70,7 +70,13 @@ def _converters(least: int, *, per_channel: bool, by_step: bool) -> dict[str, Co
 
 
 def _unless(keep_fp32: Collection[str], convert: Converter) -> Converter:
-    return lambda edit, node: node.name not in keep_fp32 and convert(edit, node)
+    def convert_one(edit: Edit, node: NodeProto) -> bool:
+        done = node.name not in keep_fp32 and convert(edit, node)
+        if done and edit.nodes:  # what is told of the layer later goes by its name
+            edit.nodes[-1].name = node.name
+        return done
+
+    return convert_one
 
 
 def _convert_lstm(edit: Edit, node: NodeProto, *, per_channel: bool) -> bool:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-from compress.export.graph import bodies, graphs
+from compress.export.bodies import bodies, graphs
 from compress.quantization.scopes import all_names, defined_names, names_read, unique_names
 
 #: Operators that onnxruntime adds to ONNX's own.
 MICROSOFT = "com.microsoft"
+_ONNX = ("", "ai.onnx")
 
 Array = npt.NDArray[Any]
 
@@ -49,10 +50,14 @@ class Edit:
                     self._users.setdefault(name, []).append((place, node))
         self._results = {value.name for graph in every for value in graph.output}
 
-    def weight(self, name: str) -> npt.NDArray[np.float32] | None:
-        """The values of a constant, where it is one and in fp32."""
+    def values(self, name: str) -> Array | None:
+        """The values of a constant; None for what is none."""
         tensor = self._tensors.get(name)
-        values = None if tensor is None else numpy_helper.to_array(tensor)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def weight(self, name: str) -> npt.NDArray[np.float32] | None:
+        """The same, where it is in fp32."""
+        values = self.values(name)
         return values if values is not None and values.dtype == np.float32 else None
 
     def users(self, name: str) -> list[NodeProto]:
@@ -127,16 +132,21 @@ class Edit:
 Converter = Callable[[Edit, NodeProto], bool]
 
 
-def rewrite(model: ModelProto, converters: Mapping[str, Converter]) -> int:
+def rewrite(
+    model: ModelProto, converters: Mapping[str, Converter], domains: Sequence[str] = _ONNX
+) -> int:
     """Replace nodes in place, by operator, and drop constants that are not used any more.
 
     Nodes in the bodies of If, Loop and Scan are replaced as well.
+
+    Args:
+        domains: of the operators; ONNX's own if left out.
 
     Returns:
         How many nodes were replaced.
     """
     edit = Edit(model)
-    count = _replace(edit, model.graph, converters)
+    count = _replace(edit, model.graph, converters, domains)
     if not count:
         return 0
     nodes = list(model.graph.node)
@@ -149,13 +159,15 @@ def rewrite(model: ModelProto, converters: Mapping[str, Converter]) -> int:
     return count
 
 
-def _replace(edit: Edit, graph: GraphProto, converters: Mapping[str, Converter]) -> int:
+def _replace(
+    edit: Edit, graph: GraphProto, converters: Mapping[str, Converter], domains: Sequence[str]
+) -> int:
     nodes, count = list[NodeProto](), 0
     for node in graph.node:
-        count += sum(_replace(edit, body, converters) for _, body in bodies(node))
+        count += sum(_replace(edit, body, converters, domains) for _, body in bodies(node))
         convert = converters.get(node.op_type)
         edit.nodes = []
-        if convert is not None and node.domain in ("", "ai.onnx") and convert(edit, node):
+        if convert is not None and node.domain in domains and convert(edit, node):
             nodes += edit.nodes
             count += 1
         else:

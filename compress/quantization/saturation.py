@@ -4,32 +4,35 @@ x86 processors without VNNI multiply unsigned activations with signed weights by
 adds the products of two neighbours in 16 bits: above 32,767 or below −32,768 the sum is cut off.
 With VNNI, and on Arm, it is not, so that a model that was judged there can be worse elsewhere
 (onnxruntime's documentation of quantization, "U8S8 on x86-64 machines with avx2 and avx512").
+Dynamic products and LSTMs are of that kind, too: their kernels make each call's activations uint8
+and take the same matrix product (`MlasGemmU8S8DispatchAvx2`, `MlasGemmU8S8KernelAvx512Core`).
 
 `emulate` writes the cut into the graph, out of ONNX's own operators, so that any runtime gives the
-answers of such a CPU. Neighbours are taken along the inner axis as onnxruntime lays it out: for a
-convolution first the place in the kernel, then the channel.
+answers of such a CPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
-from compress.quantization.editing import Edit, attributes, rewrite
+from compress.export.bodies import graphs
+from compress.quantization.editing import MICROSOFT, Converter, Edit, attributes, rewrite
+from compress.quantization.saturated_lstm import read_lstm, take_apart
+from compress.quantization.saturated_sums import Integers, Product, add_cut, cut_off, in_pairs
 
-Integers = npt.NDArray[np.int8]
-
-_LOW, _HIGH, _MOST = -(2.0**15), 2.0**15 - 1, 255
 #: The first opset in which Shape gives a part of a shape.
 _OPSET = 15
 #: x86 instruction sets that add such products in 32 bits.
 _EXACT = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _X86 = {"x86_64", "AMD64", "i686"}
+_DOMAINS = ("", "ai.onnx", MICROSOFT)
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class Saturation:
         at_risk: name of a node, or of what it makes, to the share of its pairs of weights whose sum
             is cut off for the largest activations.
         left_out: int8 nodes that cannot be emulated, by their type.
+        dynamic: whether some node at risk quantizes its activations in each call.
     """
 
     at_risk: dict[str, float]
     left_out: tuple[str, ...]
+    dynamic: bool = False
 
 
 def saturates(architecture: str | None, instruction_sets: list[str]) -> bool:
@@ -52,52 +57,93 @@ def saturates(architecture: str | None, instruction_sets: list[str]) -> bool:
 
 
 def emulate(source: Path, target: Path) -> Saturation:
-    """Write a copy of a QDQ model of opset 15 or later that answers as on a CPU without VNNI.
+    """Write a copy of an int8 model that answers as on a CPU without VNNI.
 
-    Only nodes with signed weights of which some pair can be cut off are replaced.
+    Only nodes with signed weights of which some pair can be cut off are replaced. An LSTM and what
+    stands in a loop is emulated step by step. Below opset 15 nothing is.
     """
     model = onnx.load(source)
-    values = _Values(model.graph)
-    at_risk: dict[str, float] = {}
+    found = _Emulation(model)
+    rewrite(model, {"DynamicQuantizeLSTM": found.convert_lstm}, _DOMAINS)
+    rewrite(model, found.converters(), _DOMAINS)
+    target.write_bytes(model.SerializeToString())
+    at_risk = {name: share for name, share in found.at_risk.items() if name in found.known}
+    return Saturation(at_risk, tuple(sorted(found.left_out)), found.dynamic)
 
-    def convert(edit: Edit, node: NodeProto) -> bool:
-        product = values.product(node)
+
+class _Emulation:
+    """The converters, and what they meet."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.at_risk: dict[str, float] = {}
+        self.left_out: list[str] = []
+        self.dynamic = False
+        #: Nodes of the model itself, not those that emulation puts in their place.
+        self.known = _names(model)
+        self._graph = model.graph
+
+    def converters(self) -> Mapping[str, Converter]:
+        values = _Values(self._graph)
+
+        def convert(edit: Edit, node: NodeProto) -> bool:
+            return self._cut(edit, node, values.product(node))
+
+        return {
+            **dict.fromkeys(("Conv", "MatMul", "Gemm"), convert),
+            "DynamicQuantizeMatMul": self._convert_dynamic,
+        }
+
+    def convert_lstm(self, edit: Edit, node: NodeProto) -> bool:
+        layer = read_lstm(edit, node)
+        if layer is None or edit.opset < _OPSET:
+            self.left_out.append(node.op_type)
+            return False
+        share = self._share(node, *(rows for each in layer.weights for rows in each))
+        self.dynamic |= bool(share)
+        if share:
+            take_apart(edit, layer)
+        return bool(share)
+
+    def _convert_dynamic(self, edit: Edit, node: NodeProto) -> bool:
+        """x · weight + bias, whose x the node quantizes by its range: once more, to see the cut."""
+        x, name, scale, zero = [*node.input, ""][:4]
+        weight, scales = edit.values(name), edit.values(scale)
+        if weight is not None and weight.dtype == np.uint8:
+            return False
+        zeros = edit.values(zero) if zero else np.zeros(1)
+        if weight is None or scales is None or zeros is None or zeros.any() or weight.ndim != 2:
+            self.left_out.append(node.op_type)
+            return False
+        rows = weight.T.astype(np.int8)
+        if not self._share(node, rows):
+            return False
+        self.dynamic = True
+        if edit.opset < _OPSET:
+            self.left_out.append(node.op_type)
+            return False
+        values, x_scale = (edit.fresh(f"{node.output[0]}_{part}") for part in ("x", "x_scale"))
+        edit.add("DynamicQuantizeLinear", [x], [values, x_scale, edit.fresh(f"{values}_zero")])
+        spread = np.broadcast_to(scales.ravel(), (len(rows),)).astype(np.float32)
+        return self._cut(edit, node, Product(values, x_scale, 0, rows, spread, is_conv=False))
+
+    def _cut(self, edit: Edit, node: NodeProto, product: Product | None) -> bool:
         if product is None:
             return False
-        pairs = _in_pairs(product)
-        share = float(_cut_off(pairs).mean())
-        at_risk[node.name or node.output[0]] = share
-        if not share or edit.opset < _OPSET:
+        pairs = in_pairs(product.weights)
+        if not self._share(node, product.weights) or edit.opset < _OPSET:
             return False
-        _add_cut(edit, node, product, pairs)
+        add_cut(edit, node, product, pairs)
         return True
 
-    rewrite(model, dict.fromkeys(("Conv", "MatMul", "Gemm"), convert))
-    target.write_bytes(model.SerializeToString())
-    left_out = sorted(
-        node.op_type
-        for node in model.graph.node
-        if node.op_type in ("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger")
-    )
-    return Saturation(at_risk, tuple(left_out))
+    def _share(self, node: NodeProto, *weights: Integers) -> float:
+        """The share of pairs at risk, which is kept under the node's name."""
+        cut = np.concatenate([cut_off(in_pairs(rows)).ravel() for rows in weights])
+        return self.at_risk.setdefault(node.name or node.output[0], float(cut.mean()))
 
 
-@dataclass(frozen=True)
-class _Product:
-    """A node with unsigned activations and signed weights.
-
-    Attributes:
-        x: name of the activations, uint8, with their scale and zero point.
-        weights: (out, in) or (out, in, height, width), of one group.
-        scale: (out,), of the weights.
-    """
-
-    x: str
-    x_scale: float
-    x_zero: int
-    weights: Integers
-    scale: npt.NDArray[np.float32]
-    is_conv: bool
+def _names(model: ModelProto) -> set[str]:
+    every = (node for graph in graphs(model.graph) for node in graph.node)
+    return {node.name or node.output[0] for node in every}
 
 
 class _Values:
@@ -107,7 +153,7 @@ class _Values:
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._made_by = {name: node for node in graph.node for name in node.output}
 
-    def product(self, node: NodeProto) -> _Product | None:
+    def product(self, node: NodeProto) -> Product | None:
         """The integers behind a node between DequantizeLinear; None for any other."""
         x, w = (self._quantized(name) for name in node.input[:2])
         if x is None or w is None:
@@ -126,7 +172,7 @@ class _Values:
             return None
         scales = np.broadcast_to(scale.ravel(), (len(found),)).astype(np.float32)
         is_conv = node.op_type == "Conv"
-        return _Product(x[0], x_scale.item(), int(x_zero.item()), found, scales, is_conv)
+        return Product(x[0], x_scale.item(), int(x_zero.item()), found, scales, is_conv)
 
     def _quantized(self, name: str) -> list[str] | None:
         """The inputs of the DequantizeLinear that makes a value: integers, scale, zero point."""
@@ -153,93 +199,3 @@ def _rows(node: NodeProto, weights: npt.NDArray[np.generic]) -> Integers | None:
         return None
     turned = weights if found.get("transB", 0) else weights.T
     return turned.astype(np.int8)
-
-
-def _in_pairs(product: _Product) -> Integers:
-    """Weights two by two along the inner axis, (out, pairs, 2); a zero fills the last one up."""
-    weights = product.weights
-    if product.is_conv:
-        weights = weights.transpose(0, 2, 3, 1)
-    flat = weights.reshape(len(weights), -1)
-    flat = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
-    return flat.reshape(len(flat), -1, 2)
-
-
-def _cut_off(pairs: Integers) -> npt.NDArray[np.bool_]:
-    """(out, pairs): whether the largest activations take a sum out of 16 bits."""
-    wide = pairs.astype(np.int64)
-    high = np.maximum(wide, 0).sum(axis=2) * _MOST
-    low = np.minimum(wide, 0).sum(axis=2) * _MOST
-    found: npt.NDArray[np.bool_] = (high > _HIGH) | (low < _LOW)
-    return found
-
-
-def _add_cut(edit: Edit, node: NodeProto, product: _Product, pairs: Integers) -> None:
-    """The node as it was, plus what the cut takes from each of its sums, in fp32.
-
-    Only the pairs that can be cut off are computed: sum(clip(p) - p) over them, times both scales.
-    """
-    raw = edit.add("Cast", [product.x], to=TensorProto.FLOAT)
-    whole = edit.fresh(f"{node.output[0]}_exact")
-    name = edit.fresh(f"{node.output[0]}_pairs")
-    make = _add_conv_cut if product.is_conv else _add_matrix_cut
-    lost = make(edit, node, product, pairs, raw, name)
-    shape = (1, -1, 1, 1) if product.is_conv else (-1,)
-    factor = (product.scale * np.float32(product.x_scale)).reshape(shape)
-    scaled = edit.add("Mul", [lost, edit.constant(f"{name}_factor", factor)])
-    exact = NodeProto()
-    exact.CopyFrom(node)
-    exact.output[0] = whole
-    edit.nodes.append(exact)
-    edit.add("Add", [whole, scaled], node.output[0])
-
-
-def _add_matrix_cut(
-    edit: Edit, node: NodeProto, product: _Product, pairs: Integers, raw: str, name: str
-) -> str:
-    """(…, out): pairs at risk of any output, as a batch of products of two values each."""
-    places = np.flatnonzero(_cut_off(pairs).any(axis=0))
-    width = product.weights.shape[1]
-    both = np.stack([2 * places, np.minimum(2 * places + 1, width - 1)], axis=1).ravel()
-    columns = edit.add("Gather", [raw, edit.constant(f"{name}_columns", both)], axis=-1)
-    lead = edit.add("Shape", [columns], end=-1)
-    split = edit.constant(f"{name}_split", np.array([len(places), 1, 2]))
-    shape = edit.add("Concat", [lead, split], axis=0)
-    rows = edit.add("Reshape", [columns, shape])
-    weights = pairs[:, places].transpose(1, 2, 0).astype(np.float32)  # (pairs, 2, out)
-    sums = edit.add("MatMul", [rows, edit.constant(f"{name}_weights", weights)])
-    return _lost(edit, sums, (-3, -2), name)
-
-
-def _add_conv_cut(
-    edit: Edit, node: NodeProto, product: _Product, pairs: Integers, raw: str, name: str
-) -> str:
-    """(batch, out, height, width): a filter for each pair at risk and output, then their sum."""
-    out, channels, height, width = product.weights.shape
-    places = np.flatnonzero(_cut_off(pairs).any(axis=0))
-    flat = np.zeros((len(places), out, height * width * channels + 1), np.float32)
-    for number, place in enumerate(places):
-        flat[number, :, 2 * place : 2 * place + 2] = pairs[:, place]
-    filters = flat[:, :, :-1].reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
-    found = attributes(node)
-    pads = found.get("pads", [0, 0, 0, 0])
-    if any(pads):  # what is padded is a zero of the activations, which is no zero of the integers
-        sides = np.array([0, 0, pads[0], pads[1], 0, 0, pads[2], pads[3]])
-        zero = edit.constant(f"{name}_zero", np.array(product.x_zero, np.float32))
-        raw = edit.add("Pad", [raw, edit.constant(f"{name}_sides", sides), zero])
-    steps = {key: found[key] for key in ("strides", "dilations") if key in found}
-    sums = edit.add("Conv", [raw, edit.constant(f"{name}_weights", filters)], **steps)
-    size = edit.add("Shape", [sums], start=2)
-    split = edit.constant(f"{name}_split", np.array([-1, len(places), out]))
-    shape = edit.add("Concat", [split, size], axis=0)
-    return _lost(edit, edit.add("Reshape", [sums, shape]), (1,), name)
-
-
-def _lost(edit: Edit, sums: str, axes: tuple[int, ...], name: str) -> str:
-    low, high = (
-        edit.constant(f"{name}_{end}", np.array(value, np.float32))
-        for end, value in (("low", _LOW), ("high", _HIGH))
-    )
-    cut = edit.add("Sub", [edit.add("Clip", [sums, low, high]), sums])
-    along = edit.constant(f"{name}_axes", np.array(axes))
-    return edit.add("ReduceSum", [cut, along], keepdims=0)

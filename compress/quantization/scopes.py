@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from compress.export.graph import bodies, graphs, has_bodies
+from compress.export.bodies import bodies, graphs, has_bodies
 
 
 def unique_names(model: ModelProto) -> int:

@@ -24,7 +24,7 @@ from onnxruntime.quantization.quant_utils import (
 )
 
 from compress.errors import UnknownName
-from compress.export.graph import has_bodies
+from compress.export.bodies import has_bodies
 from compress.quantization.calibration.observed import STATIC_KINDS, is_large
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.scopes import sort_nodes

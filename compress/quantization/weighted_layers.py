@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, numpy_helper
 
-from compress.export.graph import bodies
+from compress.export.bodies import bodies
 from compress.quantization.editing import attributes
 from compress.quantization.scopes import captured
 

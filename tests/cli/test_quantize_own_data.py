@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from small_graphs import save, value
 
 from compress import cli
 from compress.artifact import load_artifact
@@ -86,6 +87,24 @@ def test_a_bare_file_and_inputs_without_labels(call: Call):
     assert report.arm("net").quality is not None
     rows = np.load("rows.npz")["x"]
     assert Session(Path("q/model.onnx")).run(rows).shape == (40, 4)
+
+
+def test_fp16_halves_the_file_and_the_card_says_so(call: Call):
+    found = call("net.onnx", *QUICK, "--data", "npz:rows.npz", "--minimise", "size", "--out", "q",
+                 "--agreement", "error", "method=fp16")  # fmt: skip
+    assert (found.code, found.err) == (0, "")
+    assert re.search(r"^  kept    fp16 .* smallest within the budget$", found.out, re.M)
+    assert re.search(r"^q +fp16 .* ← final|^q ← final", found.out, re.M)
+    card = load_artifact(Path("q")).card
+    assert card.evidence["chosen"] == "fp16"
+    assert card.evidence["operators"] == {"Conv": {"fp16": 6}, "Gemm": {"fp16": 1}}
+    before, after = card.evidence["size_bytes"]
+    assert after < 0.6 * before
+    assert load_report(Path("q/report.json")).arm("q").precision == "fp16"
+    rows = np.load("rows.npz")["x"]
+    np.testing.assert_allclose(
+        Session(Path("q/model.onnx")).run(rows), Session(Path("net.onnx")).run(rows), atol=0.05
+    )
 
 
 def test_the_users_metric_decides(call: Call, tiny_task: Task):
@@ -229,6 +248,34 @@ def test_what_other_processors_would_answer_is_told(call: Call, monkeypatch: pyt
     facts = {"architecture": "x86_64", "instruction_sets": ["avx2"]}
     monkeypatch.setattr("compress.pipeline.portability.machine", lambda: facts)
     assert "without VNNI" not in call(*settings, "--out", "r").out
+
+
+def test_a_dynamic_model_is_told_of_other_processors_too(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+):
+    random = np.random.default_rng(0)
+    weights = {"w": random.uniform(-1, 1, (24, 64)), "v": random.uniform(-1, 1, (64, 12))}
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["a"], "one"),
+        onnx.helper.make_node("Relu", ["a"], ["b"], "bend"),
+        onnx.helper.make_node("MatMul", ["b", "v"], ["y"], "two"),
+    ]
+    constants = {name: values.astype(np.float32) for name, values in weights.items()}
+    save(Path("mlp.onnx"), nodes, [value("x", ["n", 24])], [value("y", ["n", 12])], constants)
+    np.savez("mlp.npz", x=random.uniform(0, 1, (60, 24)).astype(np.float32))
+    machine = {"architecture": "x86_64", "instruction_sets": ["avx2", "avx_vnni"]}
+    monkeypatch.setattr("compress.pipeline.portability.machine", lambda: machine)
+    found = call("mlp.onnx", *QUICK, "--data", "npz:mlp.npz", "method=dynamic", "--minimise",
+                 "size", "--agreement", "error", "--max-drop", 0.05, "--out", "q")  # fmt: skip
+    assert (found.code, found.err) == (0, "")
+    evidence = load_artifact(Path("q")).card.evidence["portability"]["without_vnni"]
+    assert evidence["nodes_at_risk"].keys() == {"one", "two"}
+    assert evidence["not_emulated"] == []
+    assert evidence["drop"] > 0.05
+    assert (
+        "On x86 CPUs without VNNI, where sums of 8-bit products are cut off, the validation rise "
+        f"would be {evidence['drop']:+.4f} by emulation. Choose one on such a CPU."
+    ) in found.out
 
 
 def test_a_model_that_is_quantized_already_is_told_so(call: Call):

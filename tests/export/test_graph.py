@@ -16,7 +16,8 @@ from onnx.reference import ReferenceEvaluator
 
 from compress.data.task import Task
 from compress.errors import ModelFileError
-from compress.export.graph import graphs, load_onnx, operators, precision, shorten_names, strip
+from compress.export.bodies import graphs
+from compress.export.graph import load_onnx, operators, precision, shorten_names, strip
 from compress.quantization.calibration import collect
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8

@@ -8,7 +8,8 @@ import pytest
 from nested import RANDOM, body, branches, model, normal, run, saved, tensors, value
 from onnx import TensorProto, helper
 
-from compress.export.graph import graphs, load_onnx, operators, shorten_names
+from compress.export.bodies import graphs
+from compress.export.graph import load_onnx, operators, shorten_names
 from compress.quantization.account import account_of_nodes
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8

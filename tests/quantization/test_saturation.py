@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from pair_sums import rows, saturated
 
 from compress.quantization.saturation import emulate, saturates
 from compress.runtime.onnxruntime import Session
@@ -15,22 +16,8 @@ from compress.runtime.onnxruntime import Session
 X_SCALE, X_ZERO = np.float32(0.02), 100
 
 
-def rows(count: int, *shape: int) -> np.ndarray:
-    """Inputs that reach both ends of the activations' range."""
-    return np.random.default_rng(0).uniform(-2, 3.1, (count, *shape)).astype(np.float32)
-
-
 def quantized(x: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(x / X_SCALE) + X_ZERO, 0, 255).astype(np.int64)
-
-
-def saturated(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Σ over pairs of the sum of two products, cut to 16 bits; x (n, in), weights (out, in)."""
-    total = np.zeros((len(x), len(weights)), np.int64)
-    for at in range(0, x.shape[1], 2):
-        pair = sum(x[:, k, None] * weights[None, :, k] for k in range(at, min(at + 2, x.shape[1])))
-        total += np.clip(pair, -(2**15), 2**15 - 1)
-    return total
 
 
 def model(

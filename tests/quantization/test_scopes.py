@@ -9,7 +9,7 @@ import pytest
 from nested import body, branches, model, normal, run, saved, value
 from onnx import helper
 
-from compress.export.graph import bodies, graphs
+from compress.export.bodies import bodies, graphs
 from compress.quantization.scopes import captured, defined_names, sort_nodes, unique_names
 
 X, CONDITION = value("x", ["n", 4]), value("c", [], bool)

@@ -123,8 +123,8 @@ def test_all_errors_are_told_at_once_each_with_its_place():
         "stages[1].prune: give either ratio (share of channels to remove) or macs (share to keep).",
         "stages[3].quantize.from: no earlier stage 'prun'. Known: train, prune. "
         "Did you mean 'prune'?",
-        "stages[3].quantize.method: Input should be 'best', 'static', 'dynamic' or 'weight-only', "
-        "found 'statik'.",
+        "stages[3].quantize.method: Input should be 'best', 'static', 'dynamic', 'weight-only' or "
+        "'fp16', found 'statik'.",
         "stages[4].distill.teacher: no earlier stage 'trian'. Known: train, prune, quantize. "
         "Did you mean 'train'?",
         "stages[4].distill.student: No model named 'cnn-tinny'. Known: bilstm, cnn, cnn-small, "

@@ -91,7 +91,7 @@ def _reference(
     session = Session(source, exact=True)
     names = tuple(output.name for output in session.outputs)
     if samples is not None:
-        feeds = _fitted(session, samples)
+        feeds = fitted(session, samples)
         session.check(feeds)
         try:
             return names, feeds, tuple(session.every_output(feeds))
@@ -108,7 +108,7 @@ def _reference(
     raise ModelFileError(f"{source}: give samples; it does not run on made-up inputs: {reason}")
 
 
-def _fitted(session: Session, samples: Feeds) -> Feeds:
+def fitted(session: Session, samples: Feeds) -> Feeds:
     """The samples with as many rows as the file asks for, where it does."""
     if len(samples) != len(session.inputs):
         return samples  # for `check` to refuse

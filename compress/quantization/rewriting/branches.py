@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compress.export.graph import bodies, graphs
+from compress.export.bodies import bodies, graphs
 from compress.quantization.editing import Array, attributes
 from compress.quantization.rewriting.files import without_weights
 from compress.quantization.rewriting.graph import copied

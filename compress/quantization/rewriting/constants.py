@@ -8,7 +8,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
-from compress.export.graph import graphs
+from compress.export.bodies import graphs
 from compress.quantization.editing import attributes
 from compress.quantization.rewriting.files import without_weights
 from compress.quantization.rewriting.graph import Graph, copied

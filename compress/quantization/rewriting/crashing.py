@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 
 from compress.errors import ModelFileError
-from compress.export.graph import has_bodies
+from compress.export.bodies import has_bodies
 from compress.quantization.rewriting.branches import inline_known_branches
 from compress.quantization.rewriting.constants import inline_functions, take_weights_off_inputs
 from compress.quantization.rewriting.files import load, save

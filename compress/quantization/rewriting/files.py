@@ -11,7 +11,7 @@ import onnx
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from compress.errors import ModelFileError, first_line
-from compress.export.graph import graphs
+from compress.export.bodies import graphs
 
 #: Bytes from which weights are written beside the graph: protobuf takes no message of 2 GiB.
 _LARGEST = 2**31 - 2**24

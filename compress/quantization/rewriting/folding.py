@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
-from compress.export.graph import graphs
+from compress.export.bodies import graphs
 from compress.quantization.rewriting.files import load, save, weight_bytes, without_weights
 from compress.quantization.scratch import inside_scratch_folder
 from compress.runtime.isolated import Call, here

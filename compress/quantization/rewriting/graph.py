@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compress.export.graph import graphs
+from compress.export.bodies import graphs
 from compress.quantization.editing import MICROSOFT, Array, attributes
 from compress.quantization.scopes import all_names, names_read
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
-from compress.export.graph import bodies, has_bodies
+from compress.export.bodies import bodies, has_bodies
 from compress.quantization.rewriting.files import keep_only
 from compress.quantization.scopes import captured, unique_names
 

@@ -7,7 +7,7 @@ from functools import partial
 import onnx
 from onnx import ModelProto, helper
 
-from compress.export.graph import graphs
+from compress.export.bodies import graphs
 from compress.quantization.rewriting.constants import lift_constants
 from compress.quantization.rewriting.files import without_weights
 from compress.quantization.rewriting.graph import opset

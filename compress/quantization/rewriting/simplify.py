@@ -14,7 +14,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from compress.errors import first_line
-from compress.export.graph import graphs, has_bodies
+from compress.export.bodies import graphs, has_bodies
 from compress.quantization.rewriting import activations, constants
 from compress.quantization.rewriting.affine import merge_affine
 from compress.quantization.rewriting.agreement import TOLERANCE, Disagreement, Reference, reference

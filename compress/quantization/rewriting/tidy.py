@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import GraphProto, ModelProto
 
-from compress.export.graph import bodies, graphs
+from compress.export.bodies import bodies, graphs
 from compress.quantization.rewriting.files import keep_only
 from compress.quantization.rewriting.graph import copied
 from compress.quantization.scopes import captured, names_read

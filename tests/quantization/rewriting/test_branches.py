@@ -7,7 +7,7 @@ import pytest
 from nested import body, branches, model, normal, run, saved, value
 from onnx import helper
 
-from compress.export.graph import graphs
+from compress.export.bodies import graphs
 from compress.quantization.rewriting.branches import inline_known_branches
 
 X = value("x", [2, 3])

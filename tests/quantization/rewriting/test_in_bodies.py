@@ -12,7 +12,7 @@ from onnx import helper
 from sketch import by_name
 
 from compress.errors import ModelFileError
-from compress.export.graph import graphs
+from compress.export.bodies import graphs
 from compress.quantization.rewriting import agreement
 from compress.quantization.rewriting import simplify as module
 from compress.quantization.rewriting.activations import fuse_gelu
