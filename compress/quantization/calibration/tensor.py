@@ -62,7 +62,7 @@ class Part:
             flat, masked = finite, flat.size - finite.size
             low, high = _bounds(flat)
         histogram = Histogram(bins)
-        histogram.add(flat)
+        histogram.add(flat, max(-low, high))
         return cls(flat.size, masked, low, high, histogram)
 
     def positive(self) -> Part:
@@ -102,9 +102,16 @@ class Channels:
         each = moved.reshape(len(moved), -1)
         largest = np.maximum(each.max(axis=1), -each.min(axis=1)).astype(np.float64)
         total = each.sum(axis=1, dtype=np.float64)
-        self.largest = largest if self.largest is None else np.maximum(self.largest, largest)
-        self.total = total if self.total is None else self.total + total
-        self.count += each.shape[1]
+        self.merge(Channels(self.axis, largest, total, each.shape[1]))
+
+    def merge(self, other: Channels) -> None:
+        """Add what another one saw, as if it had been seen here."""
+        if other.largest is None or other.total is None:
+            return
+        largest, total = self.largest, self.total
+        self.largest = other.largest if largest is None else np.maximum(largest, other.largest)
+        self.total = other.total if total is None else total + other.total
+        self.count += other.count
 
     @property
     def mean(self) -> npt.NDArray[np.float64] | None:

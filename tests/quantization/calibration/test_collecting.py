@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from small_graphs import INT64, attention, convolutions, save, value, whole
 from compress.errors import InputError, ModelFileError, ShapeMismatch, UnknownName
 from compress.quantization.calibration import collect, collecting
 from compress.quantization.calibration.observed import STATIC_KINDS, observe
+from compress.quantization.calibration.seeing import Seen
 from compress.runtime.interface import Feeds
 
 
@@ -94,14 +96,14 @@ def test_memory_depends_on_the_budget_and_not_on_the_samples(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ):
     held: list[int] = []
-    plain = collecting._Collector._outputs
+    plain = collecting.see
 
-    def outputs(self: collecting._Collector, feeds: Feeds) -> list[np.ndarray]:
-        found = plain(self, feeds)
-        held.append(sum(values.nbytes for values in found))
+    def see(*given: Any, **settings: Any) -> Seen:
+        found = plain(*given, **settings)
+        held.append(found.bytes)
         return found
 
-    monkeypatch.setattr(collecting._Collector, "_outputs", outputs)
+    monkeypatch.setattr(collecting, "see", see)
     largest, sizes = {}, {}
     for count in (16, 256):
         held.clear()
