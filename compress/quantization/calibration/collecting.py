@@ -24,12 +24,11 @@ from compress.artifact import sha256
 from compress.errors import InputError
 from compress.measure.machine import cores
 from compress.progress import Progress, quiet
-from compress.quantization.calibration.histogram import Histogram
 from compress.quantization.calibration.observed import STATIC_KINDS, observe
 from compress.quantization.calibration.seeing import RunError, Seen, see
 from compress.quantization.calibration.splitting import Run, Splitter
 from compress.quantization.calibration.statistics import Statistics
-from compress.quantization.calibration.tensor import Channels, TensorStatistics
+from compress.quantization.calibration.tensor import Channels, Counter, TensorStatistics
 from compress.runtime.interface import Feeds
 
 #: Bytes of all tensors that are looked at in the runs under way; a single sample may need more.
@@ -88,14 +87,16 @@ def collect(
 
 
 class _Model:
-    """What is run, and on how many threads a run computes."""
+    """What is run, on how many threads a run computes, and what its values are counted by."""
 
     def __init__(
         self, source: Path, kinds: Collection[str], channels: Mapping[str, int], bins: int
     ) -> None:
-        self.source, self.channels, self.bins = source, channels, bins
+        self.source, self.channels = source, channels
         self._kinds, self._threads = kinds, 1
         self.observed = observe(source, kinds=kinds, channels=channels, threads=1)
+        names = {origin.name for origin in self.observed.origins.values()}
+        self.counters = {name: Counter(bins) for name in sorted(names)}
 
     def use(self, threads: int) -> None:
         """Load it anew where it has another number of threads."""
@@ -109,8 +110,23 @@ class _Model:
 
     def see(self, run: Run, number: int) -> Seen:
         return see(
-            self.source, self.observed, run, bins=self.bins, channels=self.channels, number=number
+            self.source,
+            self.observed,
+            run,
+            counters=self.counters,
+            channels=self.channels,
+            number=number,
         )
+
+    def tensors(self) -> dict[str, TensorStatistics]:
+        """Of every tensor that needs a range; histograms are shared by those that hold the same."""
+        return {
+            name: TensorStatistics(
+                self.counters[origin.name].histogram,
+                channels=Channels(self.channels[name]) if name in self.channels else None,
+            )
+            for name, origin in self.observed.origins.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -142,13 +158,7 @@ class _Collector:
             told: called with the number of each batch that is done, and with `total`.
         """
         self.samples = 0
-        self.tensors = {
-            name: TensorStatistics(
-                Histogram(model.bins),
-                channels=Channels(model.channels[name]) if name in model.channels else None,
-            )
-            for name in model.observed.origins
-        }
+        self.tensors = model.tensors()
         self._model, self._pool, self._threads, self._budget = model, pool, threads, budget
         self._told, self._total = told, total
         inputs = model.observed.session.get_inputs()
@@ -170,12 +180,18 @@ class _Collector:
 
     def end(self) -> None:
         """Wait for all runs."""
+        self._drain()
+        for name, origin in self._origins.items():
+            if origin.positive:
+                self.tensors[name].histogram = self.tensors[name].histogram.positive()
+
+    def _drain(self) -> None:
         while self._under_way:
             self._finish(self._under_way.popleft())
 
     def _learn(self, run: Run, number: int) -> None:
         """Carry out a run of which is not known what it needs, and nothing beside it."""
-        self.end()
+        self._drain()
         if not run.trial and run.filled > 1:
             self._model.use(self._threads)
         try:

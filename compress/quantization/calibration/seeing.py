@@ -9,7 +9,7 @@ from pathlib import Path
 from compress.errors import InputError, first_line
 from compress.quantization.calibration.observed import Observed
 from compress.quantization.calibration.splitting import Run
-from compress.quantization.calibration.tensor import Channels, NotFiniteError, Part
+from compress.quantization.calibration.tensor import Channels, Counter, NotFiniteError, Part
 from compress.runtime.interface import Array
 
 
@@ -20,7 +20,7 @@ class Seen:
     Attributes:
         rows: samples of it.
         bytes: of all tensors that were looked at, without inputs.
-        parts: by the name of each tensor that was looked at.
+        parts: by the name of each tensor that was looked at; its values have been counted.
         channels: of those whose channels were asked for.
     """
 
@@ -39,7 +39,7 @@ def see(
     observed: Observed,
     run: Run,
     *,
-    bins: int,
+    counters: Mapping[str, Counter],
     channels: Mapping[str, int],
     number: int,
 ) -> Seen:
@@ -47,7 +47,7 @@ def see(
 
     Args:
         source: of the model, for messages.
-        bins: of the histograms on each side of zero.
+        counters: by the name of each tensor that is looked at.
         channels: by name, the axis of tensors whose channels are looked at one by one.
         number: of the batch, for messages.
 
@@ -58,11 +58,11 @@ def see(
     values, needed = _values(observed, run), 0
     parts, found = dict[str, Part](), dict[str, Channels]()
     inputs = {entry.name for entry in observed.session.get_inputs()}
-    for name in sorted({origin.name for origin in observed.origins.values()} & values.keys()):
+    for name in sorted(counters.keys() & values.keys()):
         array = values.pop(name)
         needed += 0 if name in inputs else array.nbytes
         try:
-            parts[name] = Part.of(array, bins, run.rows, run.filled)
+            parts[name] = counters[name].see(array, run.rows, run.filled)
         except NotFiniteError:
             raise InputError(
                 f"{source}: tensor '{name}' holds NaN or infinity in calibration batch {number}; "
