@@ -192,7 +192,7 @@ class _Collector:
     def _learn(self, run: Run, number: int) -> None:
         """Carry out a run of which is not known what it needs, and nothing beside it."""
         self._drain()
-        if not run.trial and run.filled > 1:
+        if not self.samples and not run.trial and run.filled > 1:
             self._model.use(self._threads)
         try:
             seen = self._model.see(run, number)
