@@ -146,6 +146,8 @@ def _tell(made: Quantized) -> None:
     width = max(len(entry.name) for entry in made.candidates) + 2
     for entry in made.candidates:
         print(_line(entry, width))
+    if made.artifact.card.evidence["calibration"].get("reused"):
+        print("calibration: statistics of an earlier run serve, no pass was run")
     if made.report is None:
         return
     print()

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from compress.pipeline.runner import check_vocabulary
 from compress.progress import Progress, quiet
 from compress.quantization import best
 from compress.quantization.building import build
+from compress.quantization.calibration.stored import FILE, Store
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.crashing import loadable
 from compress.recipe import BudgetConfig
@@ -74,6 +76,9 @@ def quantize_model(
 ) -> Quantized:
     """Build, measure and choose; leaves `model.onnx`, `card.json` and the report in `out`.
 
+    Statistics of the calibration stay there as `calibration.npz`, and serve the next call with this
+    `out` on the same model and samples.
+
     Args:
         bench: batch sizes and thread counts that count.
         threads: for answers that are not timed.
@@ -90,11 +95,20 @@ def quantize_model(
     _refuse_quantized(parent)
     if isinstance(judge, TaskJudge):
         check_vocabulary(Inputs(parent=parent), judge.task)
+    store = Store(_kept_after_an_interrupt(out), out / FILE)
     with tempfile.TemporaryDirectory() as folder, writing(out) as scratch:
         parent, notes = _loadable(parent, Path(folder))
         goal = best.Goal(parent.onnx, budget.max_drop, budget.minimise, bench, budget.relative)
         built = build(
-            parent.onnx, Path(folder), judge, config, seed, budget.minimise, progress, device
+            parent.onnx,
+            Path(folder),
+            judge,
+            config,
+            seed,
+            budget.minimise,
+            progress,
+            device,
+            store,
         )
         choice = best.choose(
             parent.onnx,
@@ -120,8 +134,23 @@ def quantize_model(
             device,
             seed,
             source_notes=notes,
+            calibration=built.calibration(),
         )
-        return _finish(made, out, scratch, threads, command, progress, began)
+        done = _finish(made, out, scratch, threads, command, progress, began)
+        store.save(scratch / FILE)  # behind the card: a cache is none of its files
+    _forget(store.file)
+    return done
+
+
+def _kept_after_an_interrupt(out: Path) -> Path:
+    """The statistics' file while there is no result yet, where stages keep their checkpoints."""
+    return out.with_name(f".{out.name}.cache") / FILE
+
+
+def _forget(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or not empty
+        file.parent.rmdir()
 
 
 def _finish(

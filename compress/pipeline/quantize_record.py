@@ -45,6 +45,7 @@ class QuantizeRecord:
     portability: dict[str, Any] = field(default_factory=dict)
     portability_notes: tuple[str, ...] = ()
     source_notes: tuple[str, ...] = ()
+    calibration: dict[str, Any] = field(default_factory=dict)
 
     @property
     def notes(self) -> list[str]:
@@ -81,6 +82,7 @@ class QuantizeRecord:
         evidence = {
             "candidates": account,
             "chosen": self.choice.name or best.INPUT,
+            "calibration": self.calibration,
             "rewrites": [asdict(entry) for entry in self.rewrites],
             "operators": operators(model),
             "nodes": account_of_nodes(model),

@@ -31,6 +31,7 @@ from compress.pruning.config import PruneConfig
 from compress.pruning.prune import prune
 from compress.quantization import best
 from compress.quantization.building import build as build_candidates
+from compress.quantization.calibration.stored import Store
 from compress.quantization.config import QuantizeConfig
 from compress.training.batches import LabelledBatches
 from compress.training.checkpoint import Checkpoint
@@ -120,6 +121,7 @@ def quantize(
         relative=context.budget.relative,
     )
     judge = TaskJudge(context.task)
+    store = Store(context.cache / f"calibration-{inputs.parent.identity[:16]}.npz")
     with tempfile.TemporaryDirectory() as folder:
         built = build_candidates(
             source,
@@ -130,6 +132,7 @@ def quantize(
             context.budget.minimise,
             context.progress,
             context.device,
+            store,
         )
         choice = best.choose(
             source,
@@ -150,6 +153,7 @@ def quantize(
     evidence = {
         "candidates": candidates,
         "chosen": chosen or best.INPUT,
+        "calibration": built.calibration(),
         "operators": operators(load_onnx(scratch / ONNX)),
         "size_bytes": [source.stat().st_size, (scratch / ONNX).stat().st_size],
     }

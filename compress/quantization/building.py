@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from compress.errors import CompressError, InputError, ModelFileError, first_line
 from compress.export.graph import computing_nodes, load_onnx, shorten_names, strip
 from compress.measure.judge import Judge
 from compress.progress import Progress, quiet
+from compress.quantization.calibration.stored import Store
 from compress.quantization.candidates import NO_INT8, Candidates, Maker
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.crashing import check_loads
@@ -45,6 +47,10 @@ class Built:
     candidates: Candidates | None = None
     rewrites: list[Rewrite] = field(default_factory=list)
 
+    def calibration(self) -> dict[str, Any]:
+        """For a card: passes of calibration so far; empty where there was none."""
+        return self.candidates.calibration.account() if self.candidates else {}
+
 
 def build(
     source: Path,
@@ -55,6 +61,7 @@ def build(
     minimise: str = "latency",
     progress: Progress = quiet,
     device: str = "cpu",
+    store: Store | None = None,
 ) -> Built:
     """All models that the configuration asks for.
 
@@ -62,11 +69,12 @@ def build(
         source: ONNX file of the fp32 model.
         folder: where the candidates are written.
         device: on "cuda", `best` is a choice between fp16 and fp32.
+        store: of calibration passes that need not be repeated.
     """
     prepared = folder / "prepared.onnx"
     samples = judge.calibration(config.samples, seed)
     rewrites = simplify(source, prepared, samples[0])
-    candidates = Candidates(prepared, folder, samples, config, minimise, progress, device)
+    candidates = Candidates(prepared, folder, samples, config, minimise, progress, device, store)
     files, failures = make_all(candidates.makers(), folder)
     if config.method == "best":
         failures |= {} if candidates.int8 else {"int8": NO_INT8}

@@ -15,9 +15,9 @@ from compress.export.graph import load_onnx
 from compress.measure.machine import machine
 from compress.progress import Progress, quiet
 from compress.quantization.bias_correction import correct_biases, corrected_inputs
-from compress.quantization.calibration.collecting import collect
 from compress.quantization.calibration.observed import STATIC_KINDS
 from compress.quantization.calibration.shared import Calibration
+from compress.quantization.calibration.stored import Store
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.equalization import equalize
@@ -64,6 +64,7 @@ class Candidates:
         minimise: str = "latency",
         progress: Progress = quiet,
         device: str = "cpu",
+        store: Store | None = None,
     ) -> None:
         """Look at a graph; nothing is built yet, and `fused` is None until `makers` has found it.
 
@@ -74,6 +75,7 @@ class Candidates:
             config: `method` says which candidates are wanted.
             minimise: "latency" or "size"; 4 bits are for the latter.
             device: "cuda" is for fp16, see `NO_INT8`.
+            store: of calibration passes that need not be repeated.
         """
         self.prepared, self.samples, self.config = prepared, samples, config
         self._folder, self._minimise = folder, minimise
@@ -83,8 +85,7 @@ class Candidates:
         self._kinds = [node.op_type for node in self._nodes]
         self._everywhere = [node for graph in graphs(model.graph) for node in graph.node]
         self._many = sum(self._kinds.count(kind) for kind in _PRODUCTS) >= _MANY
-        self._progress = progress
-        self._calibration = Calibration(samples, config, progress=progress)
+        self.calibration = Calibration(samples, config, progress=progress, store=store)
         self.fused: Path | None = None
 
     def makers(self) -> dict[str, Maker]:
@@ -134,7 +135,7 @@ class Candidates:
         quantize_static_int8(
             source,
             path,
-            self._calibration.ranges(source, self.prepared, config),
+            self.calibration.ranges(source, self.prepared, config),
             config,
             keep_fp32=tuple(keep_fp32),
             # The pieces between products lose accuracy in int8, and time to be converted.
@@ -228,26 +229,25 @@ class Candidates:
     def _both(self, path: Path) -> None:
         """Convolutions by calibration, then LSTM and products by the range of each call."""
         half = self._folder / "static-convolutions.onnx"
-        ranges = self._calibration.ranges(self.prepared)
+        ranges = self.calibration.ranges(self.prepared)
         quantize_static_int8(self.prepared, half, ranges, self.config, kinds=("Conv",))
         quantize_dynamic_int8(half, path)
 
     def _corrected(self, path: Path) -> None:
         equal, corrected = self._folder / "equalized.onnx", self._folder / "corrected.onnx"
         equalize(self.prepared, equal)
-        statistics = collect(
-            equal, self.samples, channels=corrected_inputs(equal), progress=self._progress
-        )
+        statistics = self.calibration.passed(equal, channels=corrected_inputs(equal))
         correct_biases(equal, corrected, statistics, self.config)
         self._alone(corrected, path)
 
     def _smooth(self, path: Path) -> None:
         smoothed = self._folder / "smooth.onnx"
-        smooth(self.prepared, smoothed, self.samples, self.config)
+        smooth(self.prepared, smoothed, self.samples, self.config, self.calibration)
         self._alone(smoothed, path)
 
     def _alone(self, source: Path, path: Path) -> None:
         """Static int8 of a file whose activations are others than the prepared one's."""
         kinds = () if self.convolutions else _PRODUCTS
-        ranges = Calibration(self.samples, self.config, progress=self._progress).ranges(source)
+        method, percentile = self.config.calibration, self.config.percentile
+        ranges = self.calibration.passed(source).ranges(method, percentile=percentile)
         quantize_static_int8(source, path, ranges, self.config, kinds=kinds)

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
-from compress.quantization.calibration.collecting import collect
 from compress.quantization.calibration.observed import observe
+from compress.quantization.calibration.shared import Calibration
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.static import rounded
 from compress.quantization.weighted_layers import Layer, Network, along, largest
@@ -52,12 +52,19 @@ class _Place:
     products: tuple[Layer, ...]
 
 
-def smooth(source: Path, target: Path, batches: Sequence[Feeds], config: QuantizeConfig) -> int:
+def smooth(
+    source: Path,
+    target: Path,
+    batches: Sequence[Feeds],
+    config: QuantizeConfig,
+    calibration: Calibration | None = None,
+) -> int:
     """Write a copy of an fp32 ONNX file that computes the same from smoother activations.
 
     Args:
         batches: calibration samples, each one array for each of the model's inputs.
         config: the scheme that the file will be quantized by.
+        calibration: of the same batches; None for one of its own.
 
     Returns:
         In how many places that made the products better.
@@ -67,7 +74,8 @@ def smooth(source: Path, target: Path, batches: Sequence[Feeds], config: Quantiz
     count = 0
     if places:
         names = {place.name: -1 for place in places}
-        statistics = collect(source, batches, channels=names, kinds=())
+        calibration = calibration or Calibration(batches, config)
+        statistics = calibration.passed(source, channels=names, kinds=())
         rows = _rows(source, list(names), batches)
         for place in places:
             channels = statistics.tensors[place.name].channels

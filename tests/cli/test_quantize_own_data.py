@@ -69,7 +69,7 @@ def test_a_bare_file_and_inputs_without_labels(call: Call):
     assert "top-1 agreement with the fp32 model's own outputs is what was judged" in found.out
     assert re.search(r"^quality: top-1 agreement, on 12 test samples$", found.out, re.M)
     assert sorted(path.name for path in Path("q").iterdir()) == [
-        *["benchmark.json", "card.json", "junit.xml", "model.onnx"],
+        *["benchmark.json", "calibration.npz", "card.json", "junit.xml", "model.onnx"],
         *["report.html", "report.json", "report.md"],
     ]
     card = load_artifact(Path("q")).card

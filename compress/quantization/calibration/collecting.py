@@ -1,36 +1,40 @@
-"""One pass of samples through a graph, a part of a batch at a time, into statistics of fixed size.
+"""One pass of samples through a graph, some runs beside each other, into statistics of fixed size.
 
-What a run keeps is bounded: as many rows are run at once as keep all tensors that are looked at
-within a budget, and each tensor is dropped as soon as it has been counted. Peak memory therefore
-depends on the model and the budget, not on how many samples there are.
+What a pass keeps is bounded: batches are cut so that all tensors that are looked at in the runs
+under way keep within a budget, and each tensor is dropped as soon as it has been counted. Peak
+memory therefore depends on the model and the budget, not on how many samples there are.
+
+A run computes on one thread and is counted on the same one, as many runs beside each other as there
+are cores: that takes a sixth less time of the processor than runs on several threads. What they
+show is merged in the order of the samples, so that the result is that of one run after another.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from compress.artifact import sha256
-from compress.errors import InputError, first_line
+from compress.errors import InputError
+from compress.measure.machine import cores
 from compress.progress import Progress, quiet
-from compress.quantization.calibration.histogram import Histogram
-from compress.quantization.calibration.observed import STATIC_KINDS, Observed, observe
+from compress.quantization.calibration.observed import STATIC_KINDS, observe
+from compress.quantization.calibration.seeing import RunError, Seen, see
+from compress.quantization.calibration.splitting import Run, Splitter
 from compress.quantization.calibration.statistics import Statistics
-from compress.quantization.calibration.tensor import (
-    Channels,
-    NotFiniteError,
-    Part,
-    TensorStatistics,
-)
-from compress.runtime.interface import Array, Feeds, fill
-from compress.runtime.onnxruntime import check_feeds
+from compress.quantization.calibration.tensor import Channels, Counter, TensorStatistics
+from compress.runtime.interface import Feeds
 
-#: Bytes of all tensors that are looked at in one run; a single sample may need more.
-BUDGET = 2**26
+#: Bytes of all tensors that are looked at in the runs under way; a single sample may need more.
+BUDGET = 2**27
+#: Runs that the budget is for; more of them would be too small, and fewer leave cores idle.
+_RUNS = 8
 
 
 def collect(
@@ -53,8 +57,8 @@ def collect(
         progress: called after each batch; the steps in all are 0 where `batches` has no length.
         channels: by name, the axis of tensors whose channels are looked at one by one.
         kinds: operators whose inputs and outputs need a range; all that can be static int8.
-        threads: 0 for all cores.
-        budget: bytes of all tensors in one run.
+        threads: 0 for all cores; the result does not depend on it.
+        budget: bytes of all tensors in the runs under way.
 
     Raises:
         InputError: no samples; NaN or infinity in the data or in a tensor; onnxruntime fails on it.
@@ -62,156 +66,184 @@ def collect(
         ModelFileError: the file is missing, damaged, or onnxruntime cannot run it.
         UnknownName: no tensor of a name in `channels`.
     """
-    channels = channels or {}
-    observed = observe(source, kinds=kinds, channels=channels, threads=threads)
-    total = len(batches) if isinstance(batches, Sized) else 0
-    samples = number = 0
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        collector = _Collector(source, observed, bins, channels, budget, pool)
+    total, number = len(batches) if isinstance(batches, Sized) else 0, 0
+    model = _Model(source, kinds, channels or {}, bins)
+    told = partial(progress, "calibration")
+    pool = ThreadPoolExecutor(threads or cores())
+    try:
+        identity = pool.submit(sha256, source)  # beside the first run, which is alone
+        collector = _Collector(model, pool, threads or cores(), budget, told, total)
         for number, given in enumerate(batches, 1):
             feeds = (given,) if isinstance(given, np.ndarray) else tuple(map(np.asarray, given))
-            samples += collector.add(feeds, number)
-            progress("calibration", number, total)
-    if not samples:
+            collector.add(feeds, number)
+        collector.end()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if not collector.samples:
         raise InputError(
             f"{source}: nothing to calibrate with: {number} batches and no sample in them; "
             "expected at least one."
         )
-    return Statistics(sha256(source), samples, number, collector.tensors)
+    return Statistics(identity.result(), collector.samples, number, collector.tensors)
+
+
+class _Model:
+    """What is run, on how many threads a run computes, and what its values are counted by."""
+
+    def __init__(
+        self, source: Path, kinds: Collection[str], channels: Mapping[str, int], bins: int
+    ) -> None:
+        self.source, self.channels = source, channels
+        self._kinds, self._threads = kinds, 1
+        self.observed = observe(source, kinds=kinds, channels=channels, threads=1)
+        names = {origin.name for origin in self.observed.origins.values()}
+        self.counters = {name: Counter(bins) for name in sorted(names)}
+
+    def use(self, threads: int) -> None:
+        """Load it anew where it has another number of threads."""
+        if threads == self._threads:
+            return
+        self._threads = threads
+        del self.observed  # two of them may not fit
+        self.observed = observe(
+            self.source, kinds=self._kinds, channels=self.channels, threads=threads
+        )
+
+    def see(self, run: Run, number: int) -> Seen:
+        return see(
+            self.source,
+            self.observed,
+            run,
+            counters=self.counters,
+            channels=self.channels,
+            number=number,
+        )
+
+    def tensors(self) -> dict[str, TensorStatistics]:
+        """Of every tensor that needs a range; histograms are shared by those that hold the same."""
+        return {
+            name: TensorStatistics(
+                self.counters[origin.name].histogram,
+                channels=Channels(self.channels[name]) if name in self.channels else None,
+            )
+            for name, origin in self.observed.origins.items()
+        }
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """A run of batch `number`, or its end where there is no run."""
+
+    number: int
+    bytes: int = 0
+    seen: Future[Seen] | None = None
+
+    def wait(self) -> None:
+        if self.seen is not None:
+            self.seen.exception()
 
 
 class _Collector:
     def __init__(
         self,
-        source: Path,
-        observed: Observed,
-        bins: int,
-        channels: Mapping[str, int],
-        budget: int,
+        model: _Model,
         pool: ThreadPoolExecutor,
+        threads: int,
+        budget: int,
+        told: Callable[[int, int], None],
+        total: int,
     ) -> None:
-        self.tensors = {
-            name: TensorStatistics(
-                Histogram(bins), channels=Channels(channels[name]) if name in channels else None
-            )
-            for name in observed.origins
-        }
-        self._source, self._observed, self._bins = source, observed, bins
-        self._budget, self._pool = budget, pool
-        self._inputs = observed.session.get_inputs()
-        self._row_bytes: dict[object, int] = {}
-        #: By the tensor that is looked at, those that follow from it.
-        self._followers: dict[str, list[str]] = {}
-        for name, origin in observed.origins.items():
-            self._followers.setdefault(origin.name, []).append(name)
+        """Start with nothing under way.
 
-    def add(self, feeds: Feeds, number: int) -> int:
-        """Run one batch; returns how many samples it had."""
-        self._check(feeds, number)
-        samples = 0
-        for part, rows in self._parts(feeds):
-            self._count(self._run(part, number), part, rows, number)
-            samples += rows
+        Args:
+            told: called with the number of each batch that is done, and with `total`.
+        """
+        self.samples = 0
+        self.tensors = model.tensors()
+        self._model, self._pool, self._threads, self._budget = model, pool, threads, budget
+        self._told, self._total = told, total
+        inputs = model.observed.session.get_inputs()
+        self._splitter = Splitter(model.source, inputs, budget // _RUNS)
+        self._origins = model.observed.origins
+        self._under_way: deque[_UnderWay] = deque()
+        #: Bytes of the largest run that is known; none that follows a trial is larger.
+        self._largest = max(1, budget // _RUNS)
+
+    def add(self, feeds: Feeds, number: int) -> None:
+        """Run one batch; what it shows may be merged later."""
+        self._splitter.check(feeds, number)
+        for run in self._splitter.runs(feeds):
+            if run.bytes is None:
+                self._learn(run, number)
+            else:
+                self._start(run, run.bytes, number)
+        self._under_way.append(_UnderWay(number))
+
+    def end(self) -> None:
+        """Wait for all runs."""
+        self._drain()
+        for name, origin in self._origins.items():
+            if origin.positive:
+                self.tensors[name].histogram = self.tensors[name].histogram.positive()
+
+    def _drain(self) -> None:
+        while self._under_way:
+            self._finish(self._under_way.popleft())
+
+    def _learn(self, run: Run, number: int) -> None:
+        """Carry out a run of which is not known what it needs, and nothing beside it."""
+        self._drain()
+        if not self.samples and not run.trial and run.filled > 1:
+            self._model.use(self._threads)
+        try:
+            seen = self._model.see(run, number)
+        except RunError as error:
+            if not run.trial:
+                raise self._failed(error, number) from error
+            self._splitter.learn(run, None)
+            return
+        self._splitter.learn(run, seen.bytes)
+        self._largest = max(self._largest, seen.bytes)
+        self._merge(seen)
+
+    def _start(self, run: Run, needed: int, number: int) -> None:
+        ended = []
+        while self._under_way and self._is_full(needed):
+            ended.append(self._under_way.popleft())
+            ended[-1].wait()
+        beside = min(self._threads, self._budget // self._largest)
+        self._model.use(self._threads // max(1, beside))
+        seen = self._pool.submit(self._model.see, run, number)
+        self._under_way.append(_UnderWay(number, needed, seen))
+        for entry in ended:  # now that the next run is under way
+            self._finish(entry)
+
+    def _is_full(self, needed: int) -> bool:
+        under_way = sum(entry.bytes for entry in self._under_way)
+        return under_way + needed > self._budget or len(self._under_way) > 2 * self._threads
+
+    def _finish(self, entry: _UnderWay) -> None:
+        if entry.seen is not None:
+            try:
+                self._merge(entry.seen.result())
+            except RunError as error:
+                raise self._failed(error, entry.number) from error
+            return
         for tensor in self.tensors.values():
             tensor.end_batch()
-        return samples
+        self._told(entry.number, self._total)
 
-    def _check(self, feeds: Feeds, number: int) -> None:
-        size = self._fixed_batch(feeds)
-        fits = size and all(len(feed) for feed in feeds)
-        check_feeds(
-            self._source, self._inputs, tuple(fill(feed, size) for feed in feeds) if fits else feeds
+    def _merge(self, seen: Seen) -> None:
+        self.samples += seen.rows
+        for name, tensor in self.tensors.items():
+            origin = self._origins[name]
+            part = seen.parts.get(origin.name)
+            if part is not None:
+                tensor.add(part.positive() if origin.positive else part)
+            if tensor.channels is not None and name in seen.channels:
+                tensor.channels.merge(seen.channels[name])
+
+    def _failed(self, error: RunError, number: int) -> InputError:
+        return InputError(
+            f"{self._model.source}: onnxruntime fails on calibration batch {number}: {error}"
         )
-        for entry, feed in zip(self._inputs, feeds, strict=True):
-            if feed.dtype.kind == "f" and not np.isfinite(feed).all():
-                raise InputError(
-                    f"{self._source}: input '{entry.name}' holds NaN or infinity in calibration "
-                    f"batch {number}; remove such samples from the data."
-                )
-
-    def _fixed_batch(self, feeds: Feeds) -> int:
-        """The batch size that the file was written for; 0 where it takes any."""
-        firsts = {entry.shape[0] if entry.shape else None for entry in self._inputs}
-        first = firsts.pop() if len(firsts) == 1 and self._alike(feeds) else None
-        return first if isinstance(first, int) else 0
-
-    def _alike(self, feeds: Feeds) -> bool:
-        """Whether all arrays have as many rows, so that a part of them is a smaller batch."""
-        return all(feed.ndim for feed in feeds) and len({len(feed) for feed in feeds}) == 1
-
-    def _parts(self, feeds: Feeds) -> Iterator[tuple[Feeds, int]]:
-        """What is run at once, and how many rows of it are not there to fill it up."""
-        rows = len(feeds[0]) if feeds and feeds[0].ndim else 1
-        if not rows:
-            return
-        fixed, splits = self._fixed_batch(feeds), self._alike(feeds)
-        splits &= all(
-            not isinstance(size, int) for entry in self._inputs for size in entry.shape[:1]
-        )
-        if not fixed and (rows == 1 or not splits):
-            yield feeds, rows
-            return
-        step = fixed or self._rows_at_once(feeds)
-        for at in range(0, rows, step):
-            part = tuple(feed[at : at + step] for feed in feeds)
-            yield tuple(fill(feed, step) for feed in part) if fixed else part, len(part[0])
-
-    def _rows_at_once(self, feeds: Feeds) -> int:
-        """As many rows of these shapes as keep within the budget, by a run of one of them."""
-        shapes = tuple(feed.shape[1:] for feed in feeds)
-        if shapes not in self._row_bytes:
-            self._row_bytes[shapes] = self._bytes_of_one(feeds)
-        needed = self._row_bytes[shapes]
-        return max(1, self._budget // needed) if needed else len(feeds[0])
-
-    def _bytes_of_one(self, feeds: Feeds) -> int:
-        """Of all tensors for one row; 0 where the model takes no single row."""
-        try:
-            return sum(values.nbytes for values in self._outputs(tuple(f[:1] for f in feeds)))
-        except Exception:  # a batch size written into the graph: the whole batch goes at once
-            return 0
-
-    def _outputs(self, feeds: Feeds) -> list[Array]:
-        names = [entry.name for entry in self._inputs]
-        if not self._observed.fetched:
-            return []
-        found: list[Array] = self._observed.session.run(
-            self._observed.fetched, dict(zip(names, feeds, strict=True))
-        )
-        return found
-
-    def _run(self, feeds: Feeds, number: int) -> dict[str, Array]:
-        try:
-            outputs = self._outputs(feeds)
-        except Exception as error:  # onnxruntime's own classes share no public base
-            raise InputError(
-                f"{self._source}: onnxruntime fails on calibration batch {number}: "
-                f"{first_line(error)}"
-            ) from error
-        values = dict(zip(self._observed.fetched, outputs, strict=True))
-        for entry, feed in zip(self._inputs, feeds, strict=True):
-            values[entry.name] = feed
-        return values
-
-    def _count(self, values: dict[str, Array], feeds: Feeds, rows: int, number: int) -> None:
-        filled = len(feeds[0]) if feeds and feeds[0].ndim else rows
-
-        def look(name: str) -> None:
-            array = values.pop(name)
-            try:
-                part = Part.of(array, self._bins, rows, filled)
-            except NotFiniteError:
-                raise InputError(
-                    f"{self._source}: tensor '{name}' holds NaN or infinity in calibration batch "
-                    f"{number}; check the model on this data in fp32."
-                ) from None
-            for follower in self._followers[name]:
-                self._add(follower, part, array)
-
-        list(self._pool.map(look, [name for name in self._followers if name in values]))
-
-    def _add(self, name: str, part: Part, array: Array) -> None:
-        tensor = self.tensors[name]
-        tensor.add(part.positive() if self._observed.origins[name].positive else part)
-        if tensor.channels is not None:
-            tensor.channels.add(array)

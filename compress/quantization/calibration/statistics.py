@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -75,6 +76,10 @@ class Statistics:
 
     def save(self, path: Path) -> None:
         """Write all of it as one npz file."""
+        write(path, {"": self})
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All of it by name, to be written."""
         arrays: dict[str, npt.NDArray[Any]] = {
             "version": np.array(_VERSION),
             "source": np.array(self.source),
@@ -88,8 +93,7 @@ class Statistics:
         for place, tensor in enumerate(self.tensors.values()):
             if tensor.channels is not None and tensor.channels.largest is not None:
                 arrays |= _channel_arrays(place, tensor.channels)
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        return arrays
 
     @classmethod
     def load(cls, path: Path, source: Path) -> Statistics:
@@ -101,8 +105,10 @@ class Statistics:
         Raises:
             InputError: the file is missing, damaged, or of another ONNX file.
         """
-        found = _read(path)
-        expected = sha256(source)
+        known = read(path)
+        if "" not in known:
+            raise InputError(f"{path}: statistics of several passes; expected those of one.")
+        found, expected = known[""], sha256(source)
         if found.source != expected:
             raise InputError(
                 f"{path}: statistics of another file (SHA-256 {found.source[:12]}…) than {source} "
@@ -140,15 +146,36 @@ def _channel_arrays(place: int, channels: Channels) -> dict[str, npt.NDArray[Any
     }
 
 
-def _read(path: Path) -> Statistics:
+def write(path: Path, passes: Mapping[str, Statistics]) -> None:
+    """Write the statistics of passes as one npz file; an array's name begins with the pass's."""
+    arrays = {
+        f"{key}/{name}" if key else name: array
+        for key, found in passes.items()
+        for name, array in found.arrays().items()
+    }
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def read(path: Path) -> dict[str, Statistics]:
+    """What `write` wrote, in its order.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another version.
+    """
+    passes: dict[str, dict[str, npt.NDArray[Any]]] = {}
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if int(arrays["version"]) != _VERSION:
+            for full, array in arrays.items():
+                key, _, name = full.rpartition("/")
+                passes.setdefault(key, {})[name] = array
+        for arrays_of in passes.values():
+            if int(arrays_of["version"]) != _VERSION:
                 raise InputError(
-                    f"{path}: statistics of version {arrays['version']}, expected {_VERSION}; "
+                    f"{path}: statistics of version {arrays_of['version']}, expected {_VERSION}; "
                     "calibrate again."
                 )
-            return _from_arrays(dict(arrays))
+        return {key: _from_arrays(found) for key, found in passes.items()}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected saved statistics (npz).") from None
     except InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,29 +22,46 @@ class NotFiniteError(Exception):
     """A tensor holds NaN or positive infinity."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Part:
-    """What one run shows of a tensor.
+    """What one run shows of a tensor, beside its histogram.
 
     Attributes:
         count: values that are finite.
         masked: values that are minus infinity, as in the masked scores of attention.
         low, high: of all finite values; infinity and minus infinity where there is none.
-        histogram: of all finite values.
     """
 
     count: int
     masked: int
     low: float
     high: float
-    histogram: Histogram
 
-    @classmethod
-    def of(cls, values: Array, bins: int, rows: int = 0, filled: int = 0) -> Part:
-        """Look at the values of one run.
+    def positive(self) -> Part:
+        """What the run shows of max(value, 0)."""
+        low, high = (max(bound, 0.0) if self.count else bound for bound in (self.low, self.high))
+        return Part(self.count, self.masked, low, high)
+
+
+class Counter:
+    """The histogram of one tensor, which runs beside each other count into.
+
+    What it holds does not depend on their order, see `Histogram`; all else that a run shows does.
+    """
+
+    def __init__(self, bins: int) -> None:
+        """Count nothing yet.
 
         Args:
             bins: of the histogram, on each side of zero.
+        """
+        self.histogram = Histogram(bins)
+        self._one_at_a_time = Lock()
+
+    def see(self, values: Array, rows: int = 0, filled: int = 0) -> Part:
+        """Look at the values of one run.
+
+        Args:
             rows, filled: samples of the run, and rows that it had, where its last ones only repeat
                 one to fill it up. They are not counted, as far as the first axis tells which they
                 are; bounds do not mind them.
@@ -61,14 +79,9 @@ class Part:
             finite = flat[np.isfinite(flat)]
             flat, masked = finite, flat.size - finite.size
             low, high = _bounds(flat)
-        histogram = Histogram(bins)
-        histogram.add(flat)
-        return cls(flat.size, masked, low, high, histogram)
-
-    def positive(self) -> Part:
-        """What the run shows of max(value, 0)."""
-        low, high = (max(bound, 0.0) if self.count else bound for bound in (self.low, self.high))
-        return Part(self.count, self.masked, low, high, self.histogram.positive())
+        with self._one_at_a_time:
+            self.histogram.add(flat, max(-low, high))
+        return Part(flat.size, masked, low, high)
 
 
 def _bounds(values: Array) -> tuple[float, float]:
@@ -102,9 +115,16 @@ class Channels:
         each = moved.reshape(len(moved), -1)
         largest = np.maximum(each.max(axis=1), -each.min(axis=1)).astype(np.float64)
         total = each.sum(axis=1, dtype=np.float64)
-        self.largest = largest if self.largest is None else np.maximum(self.largest, largest)
-        self.total = total if self.total is None else self.total + total
-        self.count += each.shape[1]
+        self.merge(Channels(self.axis, largest, total, each.shape[1]))
+
+    def merge(self, other: Channels) -> None:
+        """Add what another one saw, as if it had been seen here."""
+        if other.largest is None or other.total is None:
+            return
+        largest, total = self.largest, self.total
+        self.largest = other.largest if largest is None else np.maximum(largest, other.largest)
+        self.total = other.total if total is None else total + other.total
+        self.count += other.count
 
     @property
     def mean(self) -> npt.NDArray[np.float64] | None:
@@ -140,12 +160,11 @@ class TensorStatistics:
     _batch: tuple[float, float] = field(default=(math.inf, -math.inf), repr=False)
 
     def add(self, part: Part) -> None:
-        """Count what one run shows."""
+        """Follow what one run shows; its values are in the histogram by then."""
         self.count += part.count
         self.masked += part.masked
         self.low, self.high = min(self.low, part.low), max(self.high, part.high)
         self._batch = min(self._batch[0], part.low), max(self._batch[1], part.high)
-        self.histogram.merge(part.histogram)
 
     def end_batch(self) -> None:
         """Let the moving average follow, after the last run of a batch."""

@@ -26,7 +26,7 @@ from compress.quantization.rewriting.in_bodies import Change, in_bodies
 from compress.quantization.rewriting.normalizations import fuse_layer_normalization
 from compress.quantization.rewriting.one_hot import fuse_one_hot
 from compress.quantization.rewriting.opset import OPSETS, raise_opset
-from compress.quantization.rewriting.stored import restore_weights
+from compress.quantization.rewriting.restoring import restore_weights
 from compress.quantization.rewriting.tidy import tidy
 from compress.runtime.isolated import Call, calls
 from compress.runtime.onnxruntime import Feeds

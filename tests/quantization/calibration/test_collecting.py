@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock, get_ident
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +14,9 @@ from onnx import ValueInfoProto, helper
 from small_graphs import INT64, attention, convolutions, save, value, whole
 
 from compress.errors import InputError, ModelFileError, ShapeMismatch, UnknownName
-from compress.quantization.calibration import collect, collecting
+from compress.quantization.calibration import Statistics, collect, collecting
 from compress.quantization.calibration.observed import STATIC_KINDS, observe
+from compress.quantization.calibration.seeing import Seen
 from compress.runtime.interface import Feeds
 
 
@@ -94,14 +97,14 @@ def test_memory_depends_on_the_budget_and_not_on_the_samples(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ):
     held: list[int] = []
-    plain = collecting._Collector._outputs
+    plain = collecting.see
 
-    def outputs(self: collecting._Collector, feeds: Feeds) -> list[np.ndarray]:
-        found = plain(self, feeds)
-        held.append(sum(values.nbytes for values in found))
+    def see(*given: Any, **settings: Any) -> Seen:
+        found = plain(*given, **settings)
+        held.append(found.bytes)
         return found
 
-    monkeypatch.setattr(collecting._Collector, "_outputs", outputs)
+    monkeypatch.setattr(collecting, "see", see)
     largest, sizes = {}, {}
     for count in (16, 256):
         held.clear()
@@ -111,6 +114,87 @@ def test_memory_depends_on_the_budget_and_not_on_the_samples(
         assert len(held) > count / 12
     assert largest[16] == largest[256] <= 20_000
     assert sizes[16] == sizes[256]
+
+
+def as_numbers(found: Statistics) -> dict[str, list[Any]]:
+    """Everything that is kept, to be compared bit by bit."""
+    numbers: dict[str, list[Any]] = {"samples": [found.samples, found.batches]}
+    for name, tensor in found.tensors.items():
+        numbers[name] = [tensor.count, tensor.masked, tensor.low, tensor.high, tensor.batches]
+        numbers[name] += [tensor.average_low, tensor.average_high, tensor.histogram.limit]
+        numbers[name] += tensor.histogram.counts.tolist()
+        if tensor.channels is not None:
+            assert tensor.channels.largest is not None
+            assert tensor.channels.total is not None
+            numbers[name] += [*tensor.channels.largest, *tensor.channels.total]
+            numbers[name].append(tensor.channels.count)
+    return numbers
+
+
+@pytest.mark.parametrize("budget", [1, 40_000, 2**27])
+def test_runs_beside_each_other_give_what_one_after_another_give(
+    model: Path, budget: int, monkeypatch: pytest.MonkeyPatch
+):
+    random = np.random.default_rng(3)
+    batches: list[Feeds] = [
+        (random.normal(0, 1.3**n, (n % 5 + 1, 2, 8, 8)).astype(np.float32),) for n in range(14)
+    ]
+    plain, threads, lock = collecting.see, set[int](), Lock()
+    held, most, row = 0, 0, 0
+
+    def see(*given: Any, **settings: Any) -> Seen:
+        nonlocal held, most, row
+        expected = given[2].bytes or 0
+        with lock:
+            threads.add(get_ident())
+            held += expected
+            most = max(most, held)
+        found = plain(*given, **settings)
+        with lock:
+            held -= expected
+            row = found.bytes // found.rows
+        assert expected in (0, found.bytes)
+        return found
+
+    monkeypatch.setattr(collecting, "see", see)
+    wanted = as_numbers(collect(model, batches, channels={"c2": 1}, budget=budget, threads=1))
+    for number in (2, 5):
+        found = collect(model, batches, channels={"c2": 1}, budget=budget, threads=number)
+        assert as_numbers(found) == wanted
+    assert len(threads) > 1
+    assert row <= most <= max(budget, row)
+
+
+def test_cores_that_runs_beside_each_other_cannot_use_are_given_to_each(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loaded: list[int] = []
+    plain = collecting.observe
+
+    def observe(source: Path, **settings: Any) -> Any:
+        loaded.append(settings["threads"])
+        return plain(source, **settings)
+
+    monkeypatch.setattr(collecting, "observe", observe)
+    for budget, expected in ((2**27, [1]), (1, [1, 4])):
+        loaded.clear()
+        collect(model, images(3, 3), budget=budget, threads=4)
+        assert loaded == expected
+    loaded.clear()
+    # Whole batches at once: the first one has all cores, those after it run beside each other.
+    collect(convolutions(model.with_name("fixed.onnx"), 4), images(4, 4), threads=4)
+    assert loaded == [1, 4, 1]
+
+
+def test_the_first_of_several_bad_batches_is_named(tmp_path: Path):
+    nodes = [helper.make_node("Log", ["x"], ["l"], "l")]
+    nodes.append(helper.make_node("MatMul", ["l", "w"], ["y"], "m"))
+    shapes = [value("x", ["n", 2])], [value("y", ["n", 2])]
+    model = save(tmp_path / "m.onnx", nodes, *shapes, {"w": np.eye(2, dtype=np.float32)})
+    batches: list[Feeds] = [(np.float32([[1, 2]]),) for _ in range(6)]
+    batches += [(np.float32([[1, -1]]),) for _ in range(6)]
+    with pytest.raises(InputError, match="tensor 'l' holds NaN or infinity in calibration batch 7"):
+        collect(model, batches, threads=4)
 
 
 def test_shapes_may_differ_between_batches_and_masks_are_no_values(tmp_path: Path):

@@ -11,8 +11,8 @@ from compress.quantization.calibration.histogram import Histogram
 from compress.quantization.calibration.tensor import (
     MOMENTUM,
     Channels,
+    Counter,
     NotFiniteError,
-    Part,
     TensorStatistics,
 )
 
@@ -20,9 +20,10 @@ RANDOM = np.random.default_rng(0)
 
 
 def seen(*batches: np.ndarray, bins: int = 2048) -> TensorStatistics:
-    found = TensorStatistics(Histogram(bins))
+    counter = Counter(bins)
+    found = TensorStatistics(counter.histogram)
     for values in batches:
-        found.add(Part.of(values, bins))
+        found.add(counter.see(values))
         found.end_batch()
     return found
 
@@ -49,11 +50,12 @@ def test_the_moving_average_is_the_mean_and_then_torchs():
 
 
 def test_a_batch_counts_once_for_the_average_however_many_parts_it_is_run_in():
-    found = TensorStatistics(Histogram(4))
+    counter = Counter(4)
+    found = TensorStatistics(counter.histogram)
     for value in (1.0, 3.0):
-        found.add(Part.of(np.float32([[value]]), 4))
+        found.add(counter.see(np.float32([[value]])))
     found.end_batch()
-    found.add(Part.of(np.float32([[5.0]]), 4))
+    found.add(counter.see(np.float32([[5.0]])))
     found.end_batch()
     found.end_batch()  # one without a value
     assert (found.average_low, found.average_high, found.batches) == (3.0, 4.0, 2)
@@ -61,13 +63,12 @@ def test_a_batch_counts_once_for_the_average_however_many_parts_it_is_run_in():
 
 def test_positive_is_what_relu_gives():
     batches = [RANDOM.standard_normal((3, 9)).astype(np.float32) for _ in range(3)]
-    found, wanted = (
-        TensorStatistics(Histogram(8)),
-        seen(*[np.maximum(b, 0) for b in batches], bins=8),
-    )
+    counter, wanted = Counter(8), seen(*[np.maximum(b, 0) for b in batches], bins=8)
+    found = TensorStatistics(Histogram(8))
     for values in batches:
-        found.add(Part.of(values, 8).positive())
+        found.add(counter.see(values).positive())
         found.end_batch()
+    found.histogram = counter.histogram.positive()
     wanted.histogram.grow(found.histogram.limit / 2)
     np.testing.assert_array_equal(found.histogram.counts, wanted.histogram.counts)
     for field in ("count", "low", "high", "average_low", "average_high"):
@@ -77,7 +78,7 @@ def test_positive_is_what_relu_gives():
 def test_an_empty_tensor_says_nothing():
     found = seen(np.zeros((2, 0, 3), np.float32))
     assert (found.count, found.batches, found.histogram.counts.sum()) == (0, 0, 0)
-    assert Part.of(np.zeros((2, 0), np.float32), 4).positive().count == 0
+    assert Counter(4).see(np.zeros((2, 0), np.float32)).positive().count == 0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -110,6 +111,6 @@ def test_channels_are_those_of_numpy(axis: int):
 
 def test_rows_that_only_fill_a_run_up_are_not_counted():
     values = np.float32([[1, 2], [3, 4], [3, 4]])
-    part = Part.of(values, 4, rows=2, filled=3)
+    part = Counter(4).see(values, rows=2, filled=3)
     assert (part.count, part.low, part.high) == (4, 1, 4)
-    assert Part.of(values.T, 4, rows=2, filled=3).count == 6  # which are they?
+    assert Counter(4).see(values.T, rows=2, filled=3).count == 6  # which are they?

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sketch import Sketch
+from onnx import numpy_helper
+from sketch import Sketch, save
 
 from compress.errors import ModelFileError, ShapeMismatch
 from compress.quantization.rewriting.agreement import (
+    MOST,
+    TOLERANCE,
     Disagreement,
     reference,
     relative_difference,
@@ -122,3 +125,30 @@ def test_nothing_that_is_made_up_fits(tmp_path):
         reference(written(g.output(made), tmp_path / "m.onnx"), None)
     with pytest.raises(ModelFileError, match="does not run on the samples: "):
         reference(tmp_path / "m.onnx", (np.ones((1, 2), np.float32),))
+
+
+def cancelling(g, weight):
+    """A variance as the difference of two means of squares, of values that hardly vary."""
+    x = g.Add(g.MatMul(g.input("x", ("n", 8)), g.constant(0.01 * weight)), 3.0)
+    mean = g.mean(x, -1)
+    variance = g.Sub(g.mean(g.Mul(x, x), -1), g.Mul(mean, mean))
+    return g.Div(g.Sub(x, mean), g.Sqrt(g.Add(g.Max(variance, 0.0), 1e-4)))
+
+
+def test_what_the_original_makes_of_roundings_is_allowed(tmp_path):
+    plain, doubtful, random = Sketch(), Sketch(), np.random.default_rng(0)
+    weight = random.standard_normal((8, 16))
+    samples = (random.standard_normal((5, 8)).astype(np.float32),)
+    made = plain.MatMul(plain.input("x", ("n", 8)), plain.constant(weight))
+    save(plain.output(made).model(), tmp_path / "plain.onnx")
+    source = save(doubtful.output(cancelling(doubtful, weight)).model(), tmp_path / "doubtful.onnx")
+    assert reference(tmp_path / "plain.onnx", samples).sensitivity < 1e-6
+    expected = reference(source, samples)
+    assert TOLERANCE < expected.sensitivity <= MOST
+    other = onnx.load(source)
+    for tensor in other.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.size == 1 and values.item() == 3:
+            nearly = np.nextafter(values, np.float32(4))
+            tensor.CopyFrom(numpy_helper.from_array(nearly, tensor.name))
+    assert 0 < expected.difference(save(other, tmp_path / "other.onnx")) <= expected.sensitivity

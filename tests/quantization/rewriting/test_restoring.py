@@ -9,8 +9,8 @@ from onnx import TensorProto
 from sketch import Sketch, kinds, run
 
 from compress.quantization.dynamic import quantize_dynamic_int8
+from compress.quantization.rewriting.restoring import restore_weights
 from compress.quantization.rewriting.simplify import simplify
-from compress.quantization.rewriting.stored import restore_weights
 
 RANDOM = np.random.default_rng(0)
 
