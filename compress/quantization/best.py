@@ -21,8 +21,6 @@ from compress.stats import paired_drop
 
 #: Latencies closer than this count as equal on a shared machine; so do sizes.
 MARGIN = 0.03
-#: Less is asked of a candidate against the model that came in, which it must not be slower than.
-SLOWER = 0.02
 #: Drops are means of many samples.
 _ROUNDING = 1e-9
 #: The stage's input among the candidates.
@@ -189,7 +187,7 @@ def _refusal(drop: float, ratio: float, goal: Goal, change: str) -> str:
     """Why a candidate cannot be taken; empty where it can. `change` is the word for a drop."""
     if drop > goal.max_drop + _ROUNDING:
         return f"validation {change} {drop:.4f} is over the budget of {goal.max_drop:.4g}"
-    if ratio > 1 + SLOWER and goal.minimise == "latency":
+    if ratio > 1 + MARGIN and goal.minimise == "latency":
         return f"slower than the fp32 input: {ratio:.2f} × its latency"
     return ""
 

@@ -168,7 +168,8 @@ class Candidates:
             found["static, first convolution fp32"] = partial(self.static, keep_fp32=(first,))
             if set(self._kinds) & STATIC_KINDS - _HARMLESS:
                 found["static, convolutions and products alone"] = partial(
-                    self.static, kinds=("Conv", *_PRODUCTS)
+                    self.static,
+                    kinds=("Conv", "Gather", *_PRODUCTS),  # embeddings are most of many a file
                 )
             spread = self._folder / "depthwise.onnx"
             if as_convolutions(self.prepared, spread, self.samples[0]):
