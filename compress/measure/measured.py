@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -115,28 +115,6 @@ class Measured:
             {cell: known.joined(more.beside[cell]) for cell, known in self.beside.items()},
             (*self.workers, *moved),
             self.failed | more.failed,
-        )
-
-    def only(self, arms: Collection[str]) -> Measured:
-        """The figures of these arms alone."""
-        kept = [cell for cell in self.blocks if cell[0] in arms]
-        places = {at: kept.index(cell) for at, cell in enumerate(self.blocks) if cell in kept}
-        workers = [
-            worker.model_copy(
-                update={
-                    "order": [
-                        [places[at] for at in drawn if at in places] for drawn in worker.order
-                    ]
-                }
-            )
-            for worker in self.workers
-        ]
-        return Measured(
-            {cell: self.blocks[cell] for cell in kept},
-            {cell: self.calls[cell] for cell in kept},
-            {cell: self.beside[cell] for cell in kept if cell in self.beside},
-            tuple(workers),
-            {name: reason for name, reason in self.failed.items() if name in arms},
         )
 
     def arms(self) -> list[str]:

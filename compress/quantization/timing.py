@@ -1,4 +1,4 @@
-"""Latencies of candidates: one process times all of them, three more those that may be chosen."""
+"""Latencies of candidates: a look at all, then three processes for those that may be chosen."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from compress.progress import Progress
 from compress.runtime.interface import Target
 
 #: A choice needs no more replication than this: the benchmark behind it measures again.
-WORKERS = 4
-_SETTINGS = {"rounds": 6, "control": False, "warm_up_cap_s": 0.1}
+WORKERS = 3
+_SETTINGS = {"control": False, "warm_up_cap_s": 0.1}
+_LOOK, _CHOICE = {"workers": 1, "rounds": 2}, {"workers": WORKERS, "rounds": 6}
 #: Loads of one model differ by a few percent; what is further behind in one process has lost.
 _NEAR = 1.3
 
@@ -24,7 +25,7 @@ class Timed:
 
     Attributes:
         ratios: name to latency / latency of the baseline, the geometric mean over batch sizes.
-        measured: by one process, of all; and of those that may be chosen by all processes.
+        measured: the look at all, and the processes for those that may be chosen.
         failed: name to the reason, of those that could not be timed.
         interrupted: whether it is less than was to be measured.
     """
@@ -51,17 +52,16 @@ def time_candidates(
 ) -> Timed:
     """Time all targets, interleaved.
 
-    An interrupt ends the timing with what is known, once the first process has timed them all.
+    An interrupt ends the timing with what is known, once all were looked at.
 
     Args:
         baseline: the target that the others are compared with.
         allowed: those that may be chosen if they are fast.
         bench: batch sizes and thread counts.
     """
-    settings = {**_SETTINGS, "workers": 1}
     glance = measure(
         targets,
-        bench.model_copy(update=settings),
+        bench.model_copy(update=_SETTINGS | _LOOK),
         inputs=judge.batch,
         device=device,
         progress=progress,
@@ -77,7 +77,7 @@ def time_candidates(
     try:
         more = measure(
             contenders,
-            bench.model_copy(update=settings | {"workers": WORKERS - 1}),
+            bench.model_copy(update=_SETTINGS | _CHOICE),
             inputs=judge.batch,
             device=device,
             first=1,
@@ -88,8 +88,7 @@ def time_candidates(
         )
     except KeyboardInterrupt:
         return Timed(ratios, (glance,), glance.failed, interrupted=True)
-    both = glance.only(more.arms()).joined(more)
     ratios = {name: ratio for name, ratio in ratios.items() if name not in more.failed}
-    ratios |= {name: both.overall(baseline, name) for name in both.arms()}
+    ratios |= {name: more.overall(baseline, name) for name in more.arms()}
     failed = glance.failed | more.failed
-    return Timed(ratios, (glance, both), failed, len(both.workers) < WORKERS)
+    return Timed(ratios, (glance, more), failed, len(more.workers) < WORKERS)
