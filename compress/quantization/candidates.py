@@ -142,6 +142,16 @@ class Candidates:
             kinds=kinds or (() if self.convolutions else _PRODUCTS),
         )
 
+    def part_static(self, keep_fp32: Collection[str], path: Path) -> None:
+        """Static int8 of some layers, and of nothing else that may have cost the budget."""
+        kinds = ("Conv", *_PRODUCTS) if self._has_pieces else ()
+        self.static(path, keep_fp32, kinds=kinds)
+
+    @property
+    def _has_pieces(self) -> bool:
+        """Whether static int8 would also take operators that may need more than 8 bits."""
+        return self.convolutions and bool(set(self._kinds) & STATIC_KINDS - _HARMLESS)
+
     def variants(self) -> dict[str, Maker]:
         """Static int8 that loses less and is as fast, for where plain ranges lose too much."""
         found: dict[str, Maker] = {}
@@ -150,6 +160,8 @@ class Candidates:
         if self.config.calibration != "mse":
             by_error = self.config.model_copy(update={"calibration": "mse"})
             found["static, ranges of least error"] = partial(self.static, config=by_error)
+        if self._has_pieces and "Gather" in self._kinds:
+            found["static, layers alone, embeddings fp32"] = partial(self.part_static, ())
         if self.convolutions:
             found["static, equalized, biases corrected"] = self._corrected
         if self._many:
@@ -166,8 +178,8 @@ class Candidates:
             # Few input channels: too little work for the int8 kernel, which then costs time.
             first = next(node.name for node in self._nodes if node.op_type == "Conv")
             found["static, first convolution fp32"] = partial(self.static, keep_fp32=(first,))
-            if set(self._kinds) & STATIC_KINDS - _HARMLESS:
-                found["static, convolutions and products alone"] = partial(
+            if self._has_pieces:
+                found["static, layers alone"] = partial(
                     self.static,
                     kinds=("Conv", "Gather", *_PRODUCTS),  # embeddings are most of many a file
                 )

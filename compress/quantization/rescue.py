@@ -76,7 +76,7 @@ def rescue(
         return Rescued(files, failures, found)
     mixed = mixed_precision(
         candidates.prepared,
-        lambda keep, path: candidates.static(path, keep),
+        candidates.part_static,
         drop_of,
         layers(load_onnx(candidates.prepared)),
         candidates.samples[:_BATCHES],

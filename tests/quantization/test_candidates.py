@@ -1,0 +1,61 @@
+"""Which static candidates a graph gets, and what they leave in fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from compress.quantization.candidates import Candidates
+from compress.quantization.config import QuantizeConfig
+from compress.quantization.rewriting.simplify import simplify
+
+
+def bytes_model(folder: Path) -> Path:
+    """An embedding, a convolution, and what follows multiplied with itself: as in classifiers."""
+    random = np.random.default_rng(0)
+    tensors = {
+        "table": random.normal(size=(60, 8)).astype(np.float32),
+        "weight": random.normal(size=(16, 8, 3)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Gather", ["x", "x_"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("Conv", ["turned", "weight"], ["made"], pads=[1, 1]),
+        helper.make_node("Mul", ["made", "made"], ["y"]),
+    ]
+    nodes[0].input[:] = ["table", "x"]
+    given = helper.make_tensor_value_info("x", TensorProto.INT64, ["n", 12])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16, 12])
+    constants = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "g", [given], [result], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def int8(path: Path) -> set[str]:
+    """The operators of which both sides are int8: they read and make what stands in QDQ."""
+    graph = onnx.load(path).graph
+    made = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    kept = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    return {
+        node.op_type for node in graph.node if made & set(node.input) and kept & set(node.output)
+    }
+
+
+def test_pieces_and_embeddings_stay_fp32_where_they_may_cost_the_budget(tmp_path: Path):
+    samples = (np.random.default_rng(1).integers(0, 60, (32, 12)),)
+    simplify(bytes_model(tmp_path), tmp_path / "prepared.onnx", samples)
+    candidates = Candidates(tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig())
+    made = {**candidates.makers(), **candidates.variants()}
+    for name in ("static", "static, layers alone", "static, layers alone, embeddings fp32"):
+        made[name](tmp_path / f"{name}.onnx")
+    assert int8(tmp_path / "static.onnx") - {"Transpose"} == {"Gather", "Conv", "Mul"}
+    alone = int8(tmp_path / "static, layers alone.onnx")
+    assert alone - {"Transpose"} == {"Gather", "Conv"}
+    assert int8(tmp_path / "static, layers alone, embeddings fp32.onnx") == {"Conv"}
+    candidates.part_static((), tmp_path / "part.onnx")
+    assert int8(tmp_path / "part.onnx") == {"Conv"}
