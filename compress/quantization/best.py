@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def choose(
     failed |= further[1] | built.failures | rescued.failures
     within = {name for name, drop in drops.items() if drop <= goal.max_drop + _ROUNDING}
     timed = time_candidates(
-        {name: arms[name] for name in drops},
+        {name: arms[name] for name in drops if name in within or _is_told(arms, name)},
         INPUT,
         within if goal.minimise == "latency" else (),
         goal.bench,
@@ -118,7 +118,8 @@ def choose(
     failed |= {name: f"could not be timed: {why}" for name, why in timed.failed.items()}
     change = metric_format(judge.metric, judge.higher_is_better).change
     found: dict[str, Candidate] = {}
-    for name, ratio in timed.ratios.items():
+    for name in (name for name in drops if name not in failed):
+        ratio = timed.ratios.get(name)
         found[name] = Candidate(
             stage=stage,
             name=name,
@@ -138,6 +139,11 @@ def choose(
     best_threads = {batch: timed.threads(chosen, batch) for batch in goal.bench.batch}
     taken = None if chosen == INPUT else chosen
     return Choice(taken, arms[chosen], account, best_threads, timed.interrupted)
+
+
+def _is_told(arms: Mapping[str, Target], name: str) -> bool:
+    """Whether its speed is worth knowing also over the budget: on the runtime of the input."""
+    return arms[name].runtime == arms[INPUT].runtime
 
 
 def _drops(
@@ -183,11 +189,11 @@ def _scores(target: Target, judge: Judge, device: str, threads: int) -> Floats:
     return judge.scores(model, "validation")
 
 
-def _refusal(drop: float, ratio: float, goal: Goal, change: str) -> str:
+def _refusal(drop: float, ratio: float | None, goal: Goal, change: str) -> str:
     """Why a candidate cannot be taken; empty where it can. `change` is the word for a drop."""
     if drop > goal.max_drop + _ROUNDING:
         return f"validation {change} {drop:.4f} is over the budget of {goal.max_drop:.4g}"
-    if ratio > 1 + MARGIN and goal.minimise == "latency":
+    if ratio is not None and ratio > 1 + MARGIN and goal.minimise == "latency":
         return f"slower than the fp32 input: {ratio:.2f} × its latency"
     return ""
 

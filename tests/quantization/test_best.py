@@ -44,6 +44,7 @@ class Stage:
         max_drop: float = 0.02,
         minimise: str = "latency",
         failures: dict[str, str] | None = None,
+        runtimes: tuple[str, ...] = (),
     ) -> tuple[str | None, dict[str, Candidate]]:
         files, hits = {}, {}
         for number, (name, (_, right, size)) in enumerate(arms.items()):
@@ -55,7 +56,9 @@ class Stage:
             self.timed.append({name: target.path for name, target in timed.items()})
             self.configs.append(config)
             blocks = {
-                (arm, n, 1): np.full((4, 6), 1e6 * arms[arm][0]) for arm in timed for n in (1, 3)
+                (arm, n, 1): np.full((4, 6), 1e6 * arms[arm.partition(",")[0]][0])
+                for arm in timed
+                for n in (1, 3)
             }
             blocks = {cell: rows[: config.workers] for cell, rows in blocks.items()}
             beside = dict.fromkeys(blocks, Beside())
@@ -70,7 +73,12 @@ class Stage:
         source, others = files[INPUT], {k: v for k, v in files.items() if k != INPUT}
         goal = best.Goal(source, max_drop, minimise, BenchConfig(batch=(1, 3), control=True))
         self.choice = best.choose(
-            source, Built(others, failures or {}), TaskJudge(self.task), goal, stage="4-quantize"
+            source,
+            Built(others, failures or {}),
+            TaskJudge(self.task),
+            goal,
+            stage="4-quantize",
+            runtimes=runtimes,
         )
         return self.choice.name, {entry.name: entry for entry in self.choice.account}
 
@@ -205,6 +213,16 @@ def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
     assert [list(names) for names in stage.timed] == [list(arms), [INPUT, "static", "near"]]
     look = BenchConfig(batch=(1, 3), rounds=2, control=False, warm_up_cap_s=0.1, workers=1)
     assert stage.configs == [look, look.model_copy(update={"workers": 3, "rounds": 6})]
+
+
+def test_what_is_over_the_budget_is_not_timed_on_further_runtimes(stage: Stage):
+    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 90, 100), "wrong": (0.4, 10, 100)}
+    _, account = stage.choose(arms, runtimes=("openvino",))
+    assert list(stage.timed[0]) == [*arms, f"{INPUT}, openvino", "static, openvino"]
+    assert account["wrong"].latency_ratio == pytest.approx(0.4)
+    untimed = account["wrong, openvino"]
+    assert (untimed.latency_ratio, untimed.drop) == (None, pytest.approx(0.8))
+    assert untimed.reason == "validation drop 0.8000 is over the budget of 0.02"
 
 
 def test_for_the_smallest_one_process_times_all(stage: Stage):
