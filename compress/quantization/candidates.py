@@ -143,9 +143,15 @@ class Candidates:
         )
 
     def part_static(self, keep_fp32: Collection[str], path: Path) -> None:
-        """Static int8 of some layers, and of nothing else that may have cost the budget."""
-        kinds = ("Conv", *_PRODUCTS) if self._has_pieces else ()
-        self.static(path, keep_fp32, kinds=kinds)
+        """Static int8 of some layers, and of nothing else that may have cost the budget.
+
+        What pieces make between layers may have a few very large values: ranges of least error.
+        """
+        if self._has_pieces:
+            by_error = self.config.model_copy(update={"calibration": "mse"})
+            self.static(path, keep_fp32, config=by_error, kinds=("Conv", *_PRODUCTS))
+        else:
+            self.static(path, keep_fp32)
 
     @property
     def _has_pieces(self) -> bool:
@@ -160,8 +166,8 @@ class Candidates:
         if self.config.calibration != "mse":
             by_error = self.config.model_copy(update={"calibration": "mse"})
             found["static, ranges of least error"] = partial(self.static, config=by_error)
-        if self._has_pieces and "Gather" in self._kinds:
-            found["static, layers alone, embeddings fp32"] = partial(self.part_static, ())
+        if self._has_pieces:
+            found["static, layers alone, ranges of least error"] = partial(self.part_static, ())
         if self.convolutions:
             found["static, equalized, biases corrected"] = self._corrected
         if self._many:

@@ -51,11 +51,12 @@ def test_pieces_and_embeddings_stay_fp32_where_they_may_cost_the_budget(tmp_path
     simplify(bytes_model(tmp_path), tmp_path / "prepared.onnx", samples)
     candidates = Candidates(tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig())
     made = {**candidates.makers(), **candidates.variants()}
-    for name in ("static", "static, layers alone", "static, layers alone, embeddings fp32"):
+    for name in ("static", "static, layers alone", "static, layers alone, ranges of least error"):
         made[name](tmp_path / f"{name}.onnx")
     assert int8(tmp_path / "static.onnx") - {"Transpose"} == {"Gather", "Conv", "Mul"}
     alone = int8(tmp_path / "static, layers alone.onnx")
     assert alone - {"Transpose"} == {"Gather", "Conv"}
-    assert int8(tmp_path / "static, layers alone, embeddings fp32.onnx") == {"Conv"}
+    last = tmp_path / "static, layers alone, ranges of least error.onnx"
+    assert int8(last) == {"Conv"}
     candidates.part_static((), tmp_path / "part.onnx")
     assert int8(tmp_path / "part.onnx") == {"Conv"}
