@@ -42,8 +42,8 @@ NO_INT8 = (
 
 _PRODUCTS = ("MatMul", "Gemm")
 _STEPPED = {"GRU", "RNN"}
-#: What stands between convolutions and loses next to nothing in int8; by their order of size other
-#: pieces, such as those of an activation, may need more than 8 bits.
+#: What stands between convolutions and loses next to nothing in int8. Other pieces, such as those
+#: of an activation or a normalization, may need more than 8 bits.
 _HARMLESS = frozenset(
     {"Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool"}
     | {"LeakyRelu", "MatMul", "MaxPool", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -187,7 +187,7 @@ class Candidates:
             if self._has_pieces:
                 found["static, layers alone"] = partial(
                     self.static,
-                    kinds=("Conv", "Gather", *_PRODUCTS),  # embeddings are most of many a file
+                    kinds=("Conv", "Gather", *_PRODUCTS),  # most of many a file is embeddings
                 )
             spread = self._folder / "depthwise.onnx"
             if as_convolutions(self.prepared, spread, self.samples[0]):

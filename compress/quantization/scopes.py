@@ -34,6 +34,15 @@ def all_names(model: ModelProto) -> set[str]:
     return found
 
 
+def fresh_name(name: str, taken: set[str]) -> str:
+    """This name, or with the first number that none has yet; it is taken from then on."""
+    found, number = name, 1
+    while found in taken:
+        found, number = f"{name}_{number}", number + 1
+    taken.add(found)
+    return found
+
+
 def defined_names(graph: GraphProto) -> set[str]:
     """Names of the values that a graph has itself: inputs, constants, what its nodes make."""
     found = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
@@ -111,17 +120,10 @@ class _Names:
         """Rename what a graph defines, and what it reads as the graphs around it renamed it."""
         names = dict(outer)
         for name in sorted(defined_names(graph)):
-            names[name] = self._fresh(name) if name in self._defined else name
+            names[name] = fresh_name(name, self._every) if name in self._defined else name
             self.count += names[name] != name
             self._defined.add(names[name])
         _rename_one(graph, names)
         for node in graph.node:
             for _, body in bodies(node):
                 self.make_unique(body, names)
-
-    def _fresh(self, name: str) -> str:
-        found, number = name, 1
-        while found in self._every:
-            found, number = f"{name}_{number}", number + 1
-        self._every.add(found)
-        return found

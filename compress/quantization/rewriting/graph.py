@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from compress.export.bodies import graphs
 from compress.quantization.editing import MICROSOFT, Array, attributes
-from compress.quantization.scopes import all_names, names_read
+from compress.quantization.scopes import all_names, fresh_name, names_read
 
 _ONNX = ("", "ai.onnx")
 
@@ -112,7 +112,7 @@ class Graph:
 
     def add_constant(self, name: str, values: Array) -> str:
         """A new constant; returns its name."""
-        found = self._fresh(name)
+        found = fresh_name(name, self._names)
         tensor = numpy_helper.from_array(np.array(values, order="C"), found)
         self._model.graph.initializer.append(tensor)
         return found
@@ -121,16 +121,9 @@ class Graph:
         self, kind: str, inputs: Sequence[str], output: str = "", domain: str = "", **values: Any
     ) -> NodeProto:
         """A new node, for `replace`; its output gets a name where there is none."""
-        output = output or self._fresh(kind.lower())
-        name = self._fresh(kind)
+        output = output or fresh_name(kind.lower(), self._names)
+        name = fresh_name(kind, self._names)
         return helper.make_node(kind, inputs, [output], name=name, domain=domain, **values)
-
-    def _fresh(self, name: str) -> str:
-        found, number = name, 1
-        while found in self._names:
-            found, number = f"{name}_{number}", number + 1
-        self._names.add(found)
-        return found
 
     def replace(self, last: NodeProto, leaves: set[str], nodes: Sequence[NodeProto]) -> bool:
         """Put nodes in the place of all that lies between some values and a node's result.
