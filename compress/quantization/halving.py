@@ -8,7 +8,7 @@ two fp32 nodes every value still goes through fp16.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnxruntime.transformers.float16 import (
@@ -17,9 +17,10 @@ from onnxruntime.transformers.float16 import (
     convert_tensor_float_to_float16,
 )
 
-from compress.export.bodies import graphs
+from compress.export.bodies import bodies, graphs
 from compress.quantization.rewriting.graph import copied
 from compress.quantization.rewriting.tidy import tidy
+from compress.quantization.scopes import captured, fresh_name
 
 _FP32, _FP16 = TensorProto.FLOAT, TensorProto.FLOAT16
 #: Operators that stay fp32: of the converter's list, and those whose result's type is an attribute.
@@ -73,8 +74,8 @@ class _Graph:
 
     def add(self, node: NodeProto, exact: Collection[str]) -> None:
         """Add a node in its precision, and the casts that it needs."""
-        bodies = list(_bodies(node))
-        half = bool(bodies) or (node.name not in exact and node.op_type not in _FP32_ONLY)
+        inside = [body for _, body in bodies(node)]
+        half = bool(inside) or (node.name not in exact and node.op_type not in _FP32_ONLY)
         fixed = ALWAYS_FLOAT_INPUTS.get(node.op_type, [])
         node.input[:] = [
             self._value(name, half=half and place not in fixed)
@@ -82,13 +83,13 @@ class _Graph:
         ]
         if half:
             _halve_attributes(node)
-            self._add_half(node, bodies)
+            self._add_half(node, inside)
         else:
             self.nodes.append(node)
 
-    def _add_half(self, node: NodeProto, bodies: list[GraphProto]) -> None:
-        for body in bodies:
-            free = sorted(_free(body) & self._found_names())
+    def _add_half(self, node: NodeProto, inside: list[GraphProto]) -> None:
+        for body in inside:
+            free = sorted(captured(body) & self._found_names())
             _rename(body, {name: self._value(name, half=True) for name in free})
             for graph in graphs(body):
                 _halve_body(graph)
@@ -99,7 +100,8 @@ class _Graph:
             del self._found[name, False]
             self._found[name, True] = name
             if name in self._results:
-                node.output[place] = self._found[name, True] = self._fresh(f"{name}_fp16")
+                made = fresh_name(f"{name}_fp16", self._taken)
+                node.output[place] = self._found[name, True] = made
                 self._value(name, half=False, output=name)
 
     def _found_names(self) -> set[str]:
@@ -110,7 +112,7 @@ class _Graph:
         other = self._found.get((name, not half))
         if (name, half) in self._found or other is None:
             return self._found.get((name, half), name)
-        made = output or self._fresh(f"{name}_{'fp16' if half else 'fp32'}")
+        made = output or fresh_name(f"{name}_{'fp16' if half else 'fp32'}", self._taken)
         if name in self._weights:
             tensor = self._graph.initializer.add()
             tensor.CopyFrom(self._weights[name])
@@ -121,19 +123,6 @@ class _Graph:
             self.nodes.append(helper.make_node("Cast", [other], [made], f"{made}_cast", to=kind))
         self._found[name, half] = made
         return made
-
-    def _fresh(self, name: str) -> str:
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name
-
-
-def _bodies(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            if body.node or body.output:
-                yield body
 
 
 def _halve_attributes(node: NodeProto) -> None:
@@ -160,23 +149,11 @@ def _halve_body(body: GraphProto) -> None:
         _halve_attributes(node)
 
 
-def _free(body: GraphProto) -> set[str]:
-    """Names that a body reads and that are made outside of it."""
-    made = {record.name for record in (*body.input, *body.initializer)}
-    made |= {name for node in body.node for name in node.output}
-    read = {name for node in body.node for name in node.input}
-    read |= {value.name for value in body.output}
-    for node in body.node:
-        for inner in _bodies(node):
-            read |= _free(inner)
-    return read - made
-
-
 def _rename(body: GraphProto, names: dict[str, str]) -> None:
     """Read other values instead of those from outside, also in bodies inside."""
-    names = {name: names[name] for name in _free(body) & names.keys()}
+    names = {name: names[name] for name in captured(body) & names.keys()}
     for node in body.node:
-        for inner in _bodies(node):
+        for _, inner in bodies(node):
             _rename(inner, names)
         node.input[:] = [names.get(name, name) for name in node.input]
     for value in body.output:
