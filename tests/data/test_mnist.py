@@ -89,17 +89,18 @@ def test_missing_package_is_one_line(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"no archive",
-        gzip.compress(b"1,2,nan,x\n"),
-        gzip.compress(b"1,2\n3\n"),
-        gzip.compress(b"1,2,3\n" * 9999)[:40],
-        gzip.compress(b""),
-        gzip.compress(b"1,2,3\n4,5,6\n"),
-    ],
-)
+# By name: an id made of the bytes would hold the second in which gzip wrote its header.
+DAMAGED = {
+    "no archive": b"no archive",
+    "no numbers": gzip.compress(b"1,2,nan,x\n"),
+    "ragged rows": gzip.compress(b"1,2\n3\n"),
+    "cut short": gzip.compress(b"1,2,3\n" * 9999)[:40],
+    "empty": gzip.compress(b""),
+    "too few columns": gzip.compress(b"1,2,3\n4,5,6\n"),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_file_is_one_line(content, tmp_path, monkeypatch):
     path = tmp_path / "mnist_5k.csv.gz"
     path.write_bytes(content)
