@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress.errors import ArtifactError, OutputError
 from compress.models.references import ModelSpec
+from compress.onnx_files import model_digest, sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,14 +134,8 @@ def wrap_onnx(path: Path) -> Artifact:
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; expected an ONNX model.")
-    card = Card(kind="file", name=path.stem, key=sha256(path))
+    card = Card(kind="file", name=path.stem, key=model_digest(path))
     return Artifact(path.parent, card, file=path)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:

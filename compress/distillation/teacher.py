@@ -13,10 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
-from compress.artifact import digest, sha256
+from compress.artifact import digest
 from compress.data.answers import answer
 from compress.data.task import Inputs, Split, Task, trim
 from compress.errors import InputError, OutputError, ShapeMismatch, first_line
+from compress.onnx_files import model_digest
 from compress.progress import Progress, quiet
 from compress.runtime.onnxruntime import Session
 from compress.training.batches import Batch, Batches, LabelledBatches, shuffled
@@ -233,7 +234,7 @@ def teacher_logits(
     Raises:
         OutputError: the cache cannot be written.
     """
-    key = digest([sha256(teacher), *views.facts()])
+    key = digest([model_digest(teacher), *views.facts()])
     path = cache / f"teacher-{key[:16]}.safetensors" if cache else None
     if path is not None and (found := _read(path)) is not None:
         return found

@@ -15,6 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from compress.errors import ModelFileError, first_line
 from compress.export.bodies import bodies, graphs
 from compress.export.float_types import FLOATS, float_types
+from compress.onnx_files import files_of
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 #: Operators that do the work; the rest moves, scales or bends values.
@@ -43,7 +44,8 @@ def load_onnx(path: Path) -> ModelProto:
     """
     try:
         model = onnx.load(path)
-        onnx.checker.check_model(model)
+        # By its path where its weights lie in other files: all in one, they may be too many.
+        onnx.checker.check_model(model if len(files_of(path)) == 1 else path)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file; expected an ONNX model.") from None
     except Exception as error:  # protobuf's and onnx's errors share no base

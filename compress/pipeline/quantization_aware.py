@@ -13,6 +13,7 @@ from compress.errors import InputError
 from compress.export.graph import load_onnx, operators, shorten_names, strip
 from compress.measure.judge import TaskJudge
 from compress.measure.quality import quality, run_onnx
+from compress.onnx_files import size_bytes
 from compress.pipeline.context import Context, Inputs, Made
 from compress.pipeline.models import inherited_cost
 from compress.quantization.qat.check import compare, left_in_fp32, scale_summary
@@ -71,7 +72,7 @@ def train_quantized(
         "agreement": compare(
             graph, scratch / ONNX, task.validation, labels=task.kind != "regression"
         ),
-        "size_bytes": [source.stat().st_size, (scratch / ONNX).stat().st_size],
+        "size_bytes": [size_bytes(source), size_bytes(scratch / ONNX)],
     }
     return Made(None, None, evidence | inherited_cost(inputs.parent))
 

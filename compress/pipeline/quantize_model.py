@@ -6,7 +6,6 @@ anew beside the model that came in, and both are judged on the test part.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from compress.quantization.building import build
 from compress.quantization.calibration.stored import FILE, Store
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.crashing import loadable
+from compress.quantization.rewriting.files import copy
 from compress.recipe import BudgetConfig
 from compress.report.schema import Candidate, Quality, Report
 from compress.runtime.interface import Target, open_model
@@ -122,7 +122,7 @@ def quantize_model(
             progress=progress,
         )
         best.refuse_single_method(choice, config)
-        shutil.copyfile(choice.target.path, scratch / ONNX)
+        copy(choice.target.path, scratch / ONNX)
         made = QuantizeRecord(
             parent,
             judge,

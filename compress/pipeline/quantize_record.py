@@ -13,6 +13,7 @@ from compress.measure.config import BenchConfig
 from compress.measure.judge import Judge, TaskJudge
 from compress.measure.latency import Measured, measure, measure_memory
 from compress.measure.machine import machine, versions
+from compress.onnx_files import size_bytes
 from compress.pipeline.benchmark import measurement
 from compress.pipeline.compare import Scores, compare
 from compress.pipeline.decide import judge as judge_budget
@@ -77,7 +78,7 @@ class QuantizeRecord:
     def card(self, scratch: Path, name: str, quality: dict[str, Quality], seconds: float) -> Card:
         """How the model came about, and what it is for: runtime, threads and shapes."""
         account = [entry.model_dump(exclude={"stage"}) for entry in self.choice.account]
-        sizes = [self.parent.onnx.stat().st_size, (scratch / ONNX).stat().st_size]
+        sizes = [size_bytes(self.parent.onnx), size_bytes(scratch / ONNX)]
         model = load_onnx(scratch / ONNX)
         evidence = {
             "candidates": account,

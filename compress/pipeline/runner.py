@@ -18,7 +18,6 @@ from compress.artifact import (
     digest,
     finish,
     load_artifact,
-    sha256,
     wrap_onnx,
     write_text,
     writing,
@@ -26,6 +25,7 @@ from compress.artifact import (
 from compress.data.references import load_task
 from compress.errors import ArtifactError, CompressError, ModelFileError, ShapeMismatch
 from compress.measure.machine import versions
+from compress.onnx_files import model_digest
 from compress.pipeline.keys import recipe_stage_key, report_key
 from compress.pipeline.pages import write_pages, write_report
 from compress.progress import Progress, quiet
@@ -266,7 +266,7 @@ def _parents(stage: Stage, made: dict[str, Artifact], recipe: Recipe) -> dict[st
     teacher = getattr(stage.config, "teacher", None)
     if teacher is not None:
         artifact = _teacher(teacher, made)
-        keys["teacher"] = artifact.identity if teacher in made else sha256(artifact.onnx)
+        keys["teacher"] = artifact.identity if teacher in made else model_digest(artifact.onnx)
     return keys
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from compress.artifact import WEIGHTS, Artifact
 from compress.errors import InputError
 from compress.export.graph import load_onnx, operators, precision
+from compress.onnx_files import size_bytes
 from compress.runtime.interface import TORCH, Target
 
 
@@ -43,6 +44,6 @@ def arm_facts(artifact: Artifact, target: Target) -> dict[str, Any]:
     return found | {
         "file": str(target.path),
         "precision": precision(counts),
-        "size_bytes": target.path.stat().st_size,
+        "size_bytes": size_bytes(target.path),
         "operators": counts,
     }

@@ -6,7 +6,6 @@ that is done behind it, in `runner.py`.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from compress.export.graph import load_onnx, operators
 from compress.export.torch_to_onnx import export
 from compress.measure.judge import TaskJudge
 from compress.models.build import build
+from compress.onnx_files import size_bytes
 from compress.pipeline.context import Context, Inputs, Made
 from compress.pipeline.models import check_fits, cost, fresh, inherited_cost, spec_of
 from compress.pipeline.pretraining import pretrain
@@ -33,6 +33,7 @@ from compress.quantization import best
 from compress.quantization.building import build as build_candidates
 from compress.quantization.calibration.stored import Store
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.rewriting.files import copy
 from compress.training.batches import LabelledBatches
 from compress.training.checkpoint import Checkpoint
 from compress.training.config import FitConfig, TrainConfig
@@ -148,14 +149,14 @@ def quantize(
         if choice.interrupted:  # a recipe goes on from its last whole stage
             raise KeyboardInterrupt
         best.refuse_single_method(choice, config)
-        shutil.copyfile(choice.target.path, scratch / ONNX)
+        copy(choice.target.path, scratch / ONNX)
     candidates = [entry.model_dump(exclude={"stage"}) for entry in account]
     evidence = {
         "candidates": candidates,
         "chosen": chosen or best.INPUT,
         "calibration": built.calibration(),
         "operators": operators(load_onnx(scratch / ONNX)),
-        "size_bytes": [source.stat().st_size, (scratch / ONNX).stat().st_size],
+        "size_bytes": [size_bytes(source), size_bytes(scratch / ONNX)],
     }
     return Made(None, None, evidence | inherited_cost(inputs.parent))
 

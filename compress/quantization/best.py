@@ -9,6 +9,7 @@ from pathlib import Path
 from compress.errors import NoEffect, first_line
 from compress.measure.config import BenchConfig
 from compress.measure.judge import Floats, Judge
+from compress.onnx_files import size_bytes
 from compress.progress import Progress, quiet
 from compress.quantization.building import Built
 from compress.quantization.config import QuantizeConfig
@@ -127,7 +128,7 @@ def choose(
             reason=_refusal(drops[name], ratio, goal, change),
             drop=drops[name],
             latency_ratio=ratio,
-            size_bytes=arms[name].path.stat().st_size,
+            size_bytes=size_bytes(arms[name].path),
             sensitivity=rescued.sensitivity.get(name, []),
         )
     chosen = _best(found, goal)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from compress.quantization.calibration.stored import Store
 from compress.quantization.candidates import NO_INT8, Candidates, Maker
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.crashing import check_loads
+from compress.quantization.rewriting.files import copy, save
 from compress.quantization.rewriting.simplify import Rewrite, simplify
 
 #: The rewritten model as a candidate of its own, and with attention as one operator.
@@ -83,7 +83,7 @@ def build(
         for name, fp32 in sources.items():
             if fp32 is not None:
                 files[name] = fp32.with_stem(f"{fp32.stem}-fp32")
-                shutil.copyfile(fp32, files[name])
+                copy(fp32, files[name])
                 finish(files[name])
     return Built(files, failures, candidates, rewrites)
 
@@ -109,7 +109,7 @@ def make_all(makers: Mapping[str, Maker], folder: Path) -> tuple[dict[str, Path]
 
 def finish(path: Path) -> None:
     """Small names, a valid graph, and a file that loads."""
-    path.write_bytes(shorten_names(strip(load_onnx(path))).SerializeToString())
+    save(shorten_names(strip(load_onnx(path))), path)
     check_loads(path)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
+from compress.errors import CompressError
 from compress.export.bodies import graphs
 from compress.export.graph import load_onnx
 from compress.measure.machine import machine
@@ -24,11 +25,12 @@ from compress.quantization.equalization import equalize
 from compress.quantization.fp16 import convert_fp16
 from compress.quantization.fusion import fuse
 from compress.quantization.nbits import quantize_4bit
+from compress.quantization.outliers import split_outliers
 from compress.quantization.rewriting.depthwise import as_convolutions
 from compress.quantization.saturation import saturates
 from compress.quantization.smoothquant import smooth
 from compress.quantization.static import quantize_static_int8
-from compress.quantization.weight_only import quantize_weights
+from compress.quantization.weight_only import quantize_tables, quantize_weights
 from compress.runtime.onnxruntime import Feeds
 
 #: Writes one model to a path.
@@ -41,6 +43,7 @@ NO_INT8 = (
 )
 
 _PRODUCTS = ("MatMul", "Gemm")
+_LAYERS = ("Conv", *_PRODUCTS)
 _STEPPED = {"GRU", "RNN"}
 #: What stands between convolutions and loses next to nothing in int8. Other pieces, such as those
 #: of an activation or a normalization, may need more than 8 bits.
@@ -121,6 +124,7 @@ class Candidates:
         source: Path | None = None,
         config: QuantizeConfig | None = None,
         kinds: tuple[str, ...] = (),
+        tables: bool = True,
     ) -> None:
         """Static int8 of the operators that gain from it, ranges found once for each file.
 
@@ -130,6 +134,7 @@ class Candidates:
             config: of the integers, or of how ranges are found, instead of the candidates' own.
             kinds: operators to quantize; all that convolutions have between them where left out,
                 and without convolutions products alone.
+            tables: whether embeddings become int8 as well.
         """
         source, config = source or self.prepared, config or self.config
         quantize_static_int8(
@@ -141,17 +146,36 @@ class Candidates:
             # The pieces between products lose accuracy in int8, and time to be converted.
             kinds=kinds or (() if self.convolutions else _PRODUCTS),
         )
+        if tables:
+            quantize_tables(path)
 
     def part_static(self, keep_fp32: Collection[str], path: Path) -> None:
         """Static int8 of some layers, and of nothing else that may have cost the budget.
 
         What pieces make between layers may have a few very large values: ranges of least error.
         """
-        if self._has_pieces:
-            by_error = self.config.model_copy(update={"calibration": "mse"})
-            self.static(path, keep_fp32, config=by_error, kinds=("Conv", *_PRODUCTS))
-        else:
-            self.static(path, keep_fp32)
+        config, kinds = self._layers
+        self.static(path, keep_fp32, config=config, kinds=kinds, tables=False)
+
+    def outliers_apart(self, names: Collection[str], path: Path) -> None:
+        """Static int8 of all layers, some of them with outliers apart, or fp32 where none are.
+
+        Raises:
+            CompressError: none of them has outliers.
+        """
+        split = self._folder / "outliers-apart.onnx"
+        statistics = self.calibration.statistics(self.prepared)
+        apart = split_outliers(self.prepared, split, statistics, names)
+        if not apart:
+            raise CompressError("none of the layers that lose most is a product with outliers")
+        self._alone(split, path, frozenset(names) - apart, *self._layers)
+
+    @property
+    def _layers(self) -> tuple[QuantizeConfig, tuple[str, ...]]:
+        """How layers are quantized where nothing else may cost accuracy: scheme and operators."""
+        if not self._has_pieces:
+            return self.config, ()
+        return self.config.model_copy(update={"calibration": "mse"}), _LAYERS
 
     @property
     def _has_pieces(self) -> bool:
@@ -185,10 +209,7 @@ class Candidates:
             first = next(node.name for node in self._nodes if node.op_type == "Conv")
             found["static, first convolution fp32"] = partial(self.static, keep_fp32=(first,))
             if self._has_pieces:
-                found["static, layers alone"] = partial(
-                    self.static,
-                    kinds=("Conv", "Gather", *_PRODUCTS),  # most of many a file is embeddings
-                )
+                found["static, layers alone"] = partial(self.static, kinds=_LAYERS)
             spread = self._folder / "depthwise.onnx"
             if as_convolutions(self.prepared, spread, self.samples[0]):
                 found["static, normalizations as convolutions"] = partial(
@@ -263,10 +284,18 @@ class Candidates:
         smoothed = self._folder / "smooth.onnx"
         smooth(self.prepared, smoothed, self.samples, self.config, self.calibration)
         self._alone(smoothed, path)
+        quantize_tables(path)
 
-    def _alone(self, source: Path, path: Path) -> None:
-        """Static int8 of a file whose activations are others than the prepared one's."""
-        kinds = () if self.convolutions else _PRODUCTS
-        method, percentile = self.config.calibration, self.config.percentile
-        ranges = self.calibration.passed(source).ranges(method, percentile=percentile)
-        quantize_static_int8(source, path, ranges, self.config, kinds=kinds)
+    def _alone(
+        self,
+        source: Path,
+        path: Path,
+        keep_fp32: Collection[str] = (),
+        config: QuantizeConfig | None = None,
+        kinds: tuple[str, ...] = (),
+    ) -> None:
+        """`static` of a file whose activations are others than the prepared one's."""
+        config, kinds = config or self.config, kinds or (() if self.convolutions else _PRODUCTS)
+        found = self.calibration.passed(source)
+        ranges = found.ranges(config.calibration, percentile=config.percentile)
+        quantize_static_int8(source, path, ranges, config, tuple(keep_fp32), kinds)

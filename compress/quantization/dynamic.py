@@ -22,6 +22,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from compress.quantization.by_step import convert_by_step
 from compress.quantization.editing import MICROSOFT, Converter, Edit, attributes, rewrite
 from compress.quantization.integer_product import LEAST_PRODUCT, product_converters
+from compress.quantization.rewriting.files import save
 from compress.quantization.scratch import inside_scratch_folder
 from compress.quantization.weight_only import add_rows, is_table, quantize_symmetric
 
@@ -52,7 +53,7 @@ def quantize_dynamic_int8(
         model = onnx.load(source)
         converters = _converters(least, per_channel=per_channel, by_step=by_step)
         if rewrite(model, {kind: _unless(keep_fp32, one) for kind, one in converters.items()}):
-            target.write_bytes(model.SerializeToString())
+            save(model, target)
             return
         if any(node.op_type == "Conv" for node in model.graph.node):
             _quantize_convolutions(source.absolute(), target.absolute())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compress.quantization.rewriting.files import save
 from compress.quantization.weighted_layers import Layer, Network, along, largest
 
 #: Operators that a positive factor of a channel passes through unchanged.
@@ -40,7 +41,7 @@ def equalize(source: Path, target: Path) -> int:
         change = max(_equalize(network, *pair) for pair in pairs)
         if change < 1e-3:
             break
-    target.write_bytes(network.model.SerializeToString())
+    save(network.model, target)
     return len(pairs)
 
 

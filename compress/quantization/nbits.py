@@ -15,6 +15,7 @@ import onnx
 from onnx import NodeProto
 
 from compress.quantization.editing import MICROSOFT, Edit, rewrite
+from compress.quantization.rewriting.files import save
 from compress.quantization.weight_only import is_table
 
 #: Values that share a scale.
@@ -33,7 +34,7 @@ def quantize_4bit(source: Path, target: Path) -> int:
     """
     model = onnx.load(source)
     count = rewrite(model, {"MatMul": _convert_product, "Gather": _convert_table})
-    target.write_bytes(model.SerializeToString())
+    save(model, target)
     return count
 
 

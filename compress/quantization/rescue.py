@@ -1,21 +1,26 @@
 """What can be done where static int8 loses too much, the cheapest first.
 
 Better ranges, equalized layers, corrected biases and smoothed activations cost no time in a call.
-Where none of that is enough, the layers that lose most stay fp32, as few as the budget allows.
+Where none of that is enough, the layers that lose most stay fp32, as few as the budget allows, or
+are multiplied in two parts in int8, which is faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from compress.errors import first_line
 from compress.export.graph import load_onnx
 from compress.progress import Progress
 from compress.quantization.building import Built, finish, make_all
+from compress.quantization.candidates import Candidates
 from compress.quantization.layers import layers
 from compress.quantization.mixed_precision import Mixed, mixed_precision
+from compress.quantization.rewriting.files import copy
+from compress.quantization.weight_only import quantize_tables
 from compress.report.sensitivity_schema import Sensitivity
 
 #: Calibration batches on which layers are compared.
@@ -65,13 +70,7 @@ def rescue(
         return Rescued()
     folder = candidates.prepared.parent
     files, failures = make_all(candidates.variants(), folder)
-    found = dict[str, float]()
-    for name, path in list(files.items()):
-        try:
-            found[name] = drop_of(path)
-        except Exception as error:  # a candidate may fail as runtimes do
-            failures[name] = f"fails on the data: {first_line(error)}"
-            del files[name]
+    found = _judge(files, failures, drop_of)
     if any(drop <= max_drop for drop in found.values()):
         return Rescued(files, failures, found)
     mixed = mixed_precision(
@@ -92,12 +91,66 @@ def rescue(
         return Rescued(files, failures, found)
     finish(mixed.path)
     name = f"static, {len(mixed.fp32)} of {len(mixed.sensitivities)} layers fp32"
+    apart = _outliers_apart(candidates, mixed, drop_of, max_drop)
+    made, drops = {name: mixed.path} | apart.files, {name: mixed.drop} | apart.drops
+    found |= {one: _with_tables(made[one], drops[one], drop_of, max_drop) for one in made}
     return Rescued(
-        files | {name: mixed.path},
-        failures,
-        found | {name: mixed.drop},
+        files | made,
+        failures | apart.failures,
+        found,
         {name: mixed.sensitivities},
     )
+
+
+def _judge(
+    files: dict[str, Path], failures: dict[str, str], drop_of: Callable[[Path], float]
+) -> dict[str, float]:
+    """What each file loses; those that fail go over to the failures."""
+    found = dict[str, float]()
+    for name, path in list(files.items()):
+        try:
+            found[name] = drop_of(path)
+        except Exception as error:  # a candidate may fail as runtimes do
+            failures[name] = f"fails on the data: {first_line(error)}"
+            del files[name]
+    return found
+
+
+def _outliers_apart(
+    candidates: Candidates, mixed: Mixed, drop_of: Callable[[Path], float], max_drop: float
+) -> Rescued:
+    """The layers that would stay fp32 with outliers apart; of more layers where it is not enough.
+
+    Returns:
+        The first model that keeps the budget, or the last that does not.
+    """
+    count, found = len(mixed.fp32), Rescued()
+    for more in (1, 2, 4):
+        layers = [entry.name for entry in mixed.sensitivities[: more * count]]
+        name = f"static, outliers of {len(layers)} of {len(mixed.sensitivities)} layers apart"
+        maker = partial(candidates.outliers_apart, layers)
+        files, failures = make_all({name: maker}, candidates.prepared.parent)
+        drops = _judge(files, failures, drop_of)
+        if failures:
+            return Rescued(found.files, failures, found.drops)
+        found = Rescued(files, {}, drops)
+        if found.drops[name] <= max_drop or len(layers) == len(mixed.sensitivities):
+            break
+    return found
+
+
+def _with_tables(
+    file: Path, drop: float, drop_of: Callable[[Path], float], max_drop: float
+) -> float:
+    """Store embeddings as int8, where the budget allows it; what the file then loses."""
+    smaller = file.with_stem(f"{file.stem}-tables")
+    copy(file, smaller)
+    if quantize_tables(smaller):
+        found = drop_of(smaller)
+        if found <= max_drop:
+            copy(smaller, file)
+            return found
+    return drop
 
 
 def _why_not(mixed: Mixed) -> str:

@@ -24,6 +24,7 @@ from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from compress.export.bodies import graphs
 from compress.quantization.editing import MICROSOFT, Converter, Edit, attributes, rewrite
+from compress.quantization.rewriting.files import save
 from compress.quantization.saturated_lstm import read_lstm, take_apart
 from compress.quantization.saturated_sums import Integers, Product, add_cut, cut_off, in_pairs
 
@@ -66,7 +67,7 @@ def emulate(source: Path, target: Path) -> Saturation:
     found = _Emulation(model)
     rewrite(model, {"DynamicQuantizeLSTM": found.convert_lstm}, _DOMAINS)
     rewrite(model, found.converters(), _DOMAINS)
-    target.write_bytes(model.SerializeToString())
+    save(model, target)
     at_risk = {name: share for name, share in found.at_risk.items() if name in found.known}
     return Saturation(at_risk, tuple(sorted(found.left_out)), found.dynamic)
 

@@ -17,6 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from compress.quantization.editing import Edit, attributes, rewrite
+from compress.quantization.rewriting.files import save
 
 #: The inputs of each operator that are weights.
 _WEIGHTS = {
@@ -59,8 +60,28 @@ def quantize_weights(source: Path, target: Path) -> int:
         return bool(axes)
 
     rewrite(model, dict.fromkeys(_WEIGHTS, convert))
-    target.write_bytes(model.SerializeToString())
+    save(model, target)
     return len(stored)
+
+
+def quantize_tables(file: Path) -> int:
+    """Store the embeddings of an ONNX file as int8, in place, a scale for each row.
+
+    Returns:
+        How many were quantized.
+    """
+    model, done = onnx.load(file), set[str]()
+
+    def convert(edit: Edit, node: NodeProto) -> bool:
+        if _axes(edit, node.input[0]) is None:
+            return False
+        done.add(node.input[0])
+        add_rows(edit, node)
+        return True
+
+    if rewrite(model, {"Gather": convert}):
+        save(model, file)
+    return len(done)
 
 
 def _axes(edit: Edit, name: str) -> tuple[int, ...] | None:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.artifact import sha256
 from compress.errors import InputError
 from compress.measure.machine import cores
+from compress.onnx_files import model_digest
 from compress.progress import Progress, quiet
 from compress.quantization.calibration.observed import STATIC_KINDS, observe
 from compress.quantization.calibration.seeing import RunError, Seen, see
@@ -71,7 +71,7 @@ def collect(
     told = partial(progress, "calibration")
     pool = ThreadPoolExecutor(threads or cores())
     try:
-        identity = pool.submit(sha256, source)  # beside the first run, which is alone
+        identity = pool.submit(model_digest, source)  # beside the first run, which is alone
         collector = _Collector(model, pool, threads or cores(), budget, told, total)
         for number, given in enumerate(batches, 1):
             feeds = (given,) if isinstance(given, np.ndarray) else tuple(map(np.asarray, given))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -11,17 +9,16 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import ModelProto, NodeProto, ValueInfoProto
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from compress.errors import ModelFileError, UnknownName, first_line
+from compress.quantization.rewriting.files import save
 
 #: All operators that onnxruntime's static quantization knows.
 STATIC_KINDS = frozenset({*QLinearOpsRegistry, *QDQRegistry})
 #: Operators that move values and change none.
 _MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
-#: Above it, in bytes of weights, a model does not fit one protobuf message.
-_LARGEST = 2**31 - 2**24
 _FLOATS = ("tensor(float)", "tensor(float16)")
 
 
@@ -76,7 +73,7 @@ def observe(
     model.graph.output.extend(ValueInfoProto(name=name) for name in sorted(wanted - declared))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "observed.onnx"
-        onnx.save(model, path, save_as_external_data=is_large(model))
+        save(model, path)
         del model  # its weights need not be held beside the session's, nor the file's bytes
         session = _open(source, path, threads)
     entries = [*session.get_inputs(), *session.get_outputs()]
@@ -155,11 +152,3 @@ def _open(source: Path, path: Path, threads: int) -> ort.InferenceSession:
         raise ModelFileError(
             f"{source}: onnxruntime cannot load it: {first_line(error)}"
         ) from error
-
-
-def is_large(model: ModelProto) -> bool:
-    """Whether a file of it needs its weights in another one beside it."""
-    tensors = model.graph.initializer
-    sizes = (helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in tensors)
-    counts = (math.prod(tensor.dims) for tensor in tensors)
-    return bool(sum(map(operator.mul, sizes, counts)) > _LARGEST)

@@ -10,8 +10,8 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from compress.artifact import sha256
 from compress.errors import InputError, UnknownName
+from compress.onnx_files import model_digest
 from compress.quantization.calibration.histogram import Histogram
 from compress.quantization.calibration.ranges import entropy_range, mse_range, percentile_range
 from compress.quantization.calibration.tensor import Channels, TensorStatistics
@@ -108,7 +108,7 @@ class Statistics:
         known = read(path)
         if "" not in known:
             raise InputError(f"{path}: statistics of several passes; expected those of one.")
-        found, expected = known[""], sha256(source)
+        found, expected = known[""], model_digest(source)
         if found.source != expected:
             raise InputError(
                 f"{path}: statistics of another file (SHA-256 {found.source[:12]}…) than {source} "

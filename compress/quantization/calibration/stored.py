@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from compress.artifact import digest, sha256, writing_file
+from compress.artifact import digest, writing_file
 from compress.errors import InputError, OutputError
 from compress.measure.machine import machine
+from compress.onnx_files import model_digest
 from compress.quantization.calibration.statistics import Statistics, read, write
 from compress.runtime.interface import Feeds
 
@@ -96,7 +97,7 @@ def pass_key(
     facts = machine()
     return digest(
         [
-            sha256(source),
+            model_digest(source),
             samples,
             sorted(channels.items()),
             sorted(kinds),

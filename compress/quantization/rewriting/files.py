@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from compress.errors import ModelFileError, first_line
 from compress.export.bodies import graphs
+from compress.onnx_files import files_of
 
 #: Bytes from which weights are written beside the graph: protobuf takes no message of 2 GiB.
 _LARGEST = 2**31 - 2**24
@@ -47,6 +49,14 @@ def save(model: ModelProto, path: Path) -> None:
     onnx.save_model(model, path, save_as_external_data=True, location=beside.name)
     # What was written beside the file was taken out of the model.
     onnx.load_external_data_for_model(model, str(path.parent))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a model; with its weights in one file, unless they are 2 GB or more."""
+    if len(files_of(source)) == 1:
+        shutil.copyfile(source, target)
+    else:
+        save(load(source), target)
 
 
 def weight_bytes(model: ModelProto) -> int:

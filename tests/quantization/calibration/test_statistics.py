@@ -12,9 +12,10 @@ from onnx import helper
 from small_graphs import convolutions, save, value, whole
 
 from compress.errors import InputError, UnknownName
+from compress.onnx_files import model_digest
 from compress.quantization.calibration import Statistics, collect
 from compress.quantization.calibration.ranges import entropy_range, mse_range, percentile_range
-from compress.quantization.calibration.statistics import METHODS, sha256
+from compress.quantization.calibration.statistics import METHODS
 
 
 @pytest.fixture
@@ -105,14 +106,14 @@ def test_what_is_saved_is_loaded(statistics: Statistics, model: Path, tmp_path: 
 def test_statistics_of_another_file_are_refused(
     statistics: Statistics, model: Path, tmp_path: Path
 ):
-    path, before = tmp_path / "statistics.npz", sha256(model)
+    path, before = tmp_path / "statistics.npz", model_digest(model)
     statistics.save(path)
     convolutions(model, 4)
     with pytest.raises(InputError) as error:
         Statistics.load(path, model)
     assert str(error.value) == (
         f"{path}: statistics of another file (SHA-256 {before[:12]}…) than {model} "
-        f"({sha256(model)[:12]}…); calibrate again."
+        f"({model_digest(model)[:12]}…); calibrate again."
     )
 
 
