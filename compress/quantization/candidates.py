@@ -157,8 +157,12 @@ class Candidates:
         config, kinds = self._layers
         self.static(path, keep_fp32, config=config, kinds=kinds, tables=False)
 
-    def outliers_apart(self, names: Collection[str], path: Path) -> None:
-        """Static int8 of all layers, some of them with outliers apart, or fp32 where none are.
+    def outliers_apart(self, names: Collection[str], path: Path, *, dynamic: bool = False) -> None:
+        """Int8 of all layers, of some with outliers apart, or in fp32 where they have none.
+
+        Args:
+            names: of those layers.
+            dynamic: by the range of each call, which leaves layers without outliers in int8.
 
         Raises:
             CompressError: none of them has outliers.
@@ -168,7 +172,10 @@ class Candidates:
         apart = split_outliers(self.prepared, split, statistics, names)
         if not apart:
             raise CompressError("none of the layers that lose most is a product with outliers")
-        self._alone(split, path, frozenset(names) - apart, *self._layers)
+        if dynamic:
+            self._dynamic(split, path)
+        else:
+            self._alone(split, path, frozenset(names) - apart, *self._layers)
 
     @property
     def _layers(self) -> tuple[QuantizeConfig, tuple[str, ...]]:

@@ -7,7 +7,7 @@ are multiplied in two parts in int8, which is faster.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,14 @@ from compress.errors import first_line
 from compress.export.graph import load_onnx
 from compress.progress import Progress
 from compress.quantization.building import Built, finish, make_all
-from compress.quantization.candidates import Candidates
+from compress.quantization.candidates import Candidates, Maker
 from compress.quantization.layers import layers
 from compress.quantization.mixed_precision import Mixed, mixed_precision
 from compress.quantization.rewriting.files import copy
 from compress.quantization.weight_only import quantize_tables
 from compress.report.sensitivity_schema import Sensitivity
 
+_Makers = list[dict[str, Maker]]
 #: Calibration batches on which layers are compared.
 _BATCHES = 2
 
@@ -91,15 +92,15 @@ def rescue(
         return Rescued(files, failures, found)
     finish(mixed.path)
     name = f"static, {len(mixed.fp32)} of {len(mixed.sensitivities)} layers fp32"
-    apart = _outliers_apart(candidates, mixed, drop_of, max_drop)
-    made, drops = {name: mixed.path} | apart.files, {name: mixed.drop} | apart.drops
-    found |= {one: _with_tables(made[one], drops[one], drop_of, max_drop) for one in made}
-    return Rescued(
-        files | made,
-        failures | apart.failures,
-        found,
-        {name: mixed.sensitivities},
+    made, found[name] = {name: mixed.path}, mixed.drop
+    ways = {"static": len(mixed.fp32)} | (
+        {"dynamic": 1} if drops.get("dynamic", 0) > max_drop else {}
     )
+    for makers in _outliers_apart(candidates, mixed, ways):
+        apart = _first_within(makers, folder, drop_of, max_drop)
+        made, failures, found = made | apart.files, failures | apart.failures, found | apart.drops
+    found |= {one: _with_tables(path, found[one], drop_of, max_drop) for one, path in made.items()}
+    return Rescued(files | made, failures, found, {name: mixed.sensitivities})
 
 
 def _judge(
@@ -116,27 +117,39 @@ def _judge(
     return found
 
 
-def _outliers_apart(
-    candidates: Candidates, mixed: Mixed, drop_of: Callable[[Path], float], max_drop: float
-) -> Rescued:
-    """The layers that would stay fp32 with outliers apart; of more layers where it is not enough.
+def _outliers_apart(candidates: Candidates, mixed: Mixed, ways: Mapping[str, int]) -> _Makers:
+    """Of each way makers with outliers of ever more layers apart, those that lose most first.
 
-    Returns:
-        The first model that keeps the budget, or the last that does not.
+    Args:
+        ways: name to how many layers there are in its first one.
     """
-    count, found = len(mixed.fp32), Rescued()
-    for more in (1, 2, 4):
-        layers = [entry.name for entry in mixed.sensitivities[: more * count]]
-        name = f"static, outliers of {len(layers)} of {len(mixed.sensitivities)} layers apart"
-        maker = partial(candidates.outliers_apart, layers)
-        files, failures = make_all({name: maker}, candidates.prepared.parent)
+    names = [entry.name for entry in mixed.sensitivities]
+    found: _Makers = []
+    for way, first in ways.items():
+        makers = dict[str, Maker]()
+        for count in (first * more for more in (1, 2, 4, 8) if first * more <= len(names)):
+            name = f"{way}, outliers of {count} of {len(names)} layers apart"
+            makers[name] = partial(
+                candidates.outliers_apart, names[:count], dynamic=way == "dynamic"
+            )
+        found.append(makers)
+    return found
+
+
+def _first_within(
+    makers: Mapping[str, Maker], folder: Path, drop_of: Callable[[Path], float], max_drop: float
+) -> Rescued:
+    """The first model that keeps the budget, or the last that could be made and does not."""
+    last = Rescued()
+    for name, make in makers.items():
+        files, failures = make_all({name: make}, folder)
         drops = _judge(files, failures, drop_of)
         if failures:
-            return Rescued(found.files, failures, found.drops)
-        found = Rescued(files, {}, drops)
-        if found.drops[name] <= max_drop or len(layers) == len(mixed.sensitivities):
+            return Rescued(last.files, failures, last.drops)
+        last = Rescued(files, {}, drops)
+        if drops[name] <= max_drop:
             break
-    return found
+    return last
 
 
 def _with_tables(
