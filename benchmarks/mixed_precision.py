@@ -42,8 +42,9 @@ from compress.quantization import sensitivity
 from compress.quantization.calibration import collect
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.editing import Edit
-from compress.quantization.layers import layers, name_nodes
+from compress.quantization.layers import layers
 from compress.quantization.mixed_precision import mixed_precision
+from compress.quantization.rewriting.constants import name_nodes
 from compress.quantization.rewriting.simplify import simplify
 from compress.quantization.sensitivity import quantized_groups, sensitivities, size
 from compress.quantization.static import quantize_static_int8

@@ -21,32 +21,6 @@ _KINDS = {
 }
 
 
-def name_nodes(model: ModelProto) -> int:
-    """Give every node of the graph a name of its own, in place; those that have one keep it.
-
-    The same graph always gets the same names: `keep_fp32` and all that is found out about a layer
-    go by them. Nodes in the bodies of loops keep what they have.
-
-    Returns:
-        How many were named.
-    """
-    taken, seen, count = {node.name for node in model.graph.node}, set[str](), 0
-    for place, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
-            node.name = _fresh(node.name or f"{node.op_type}_{place}", taken)
-            count += 1
-        seen.add(node.name)
-    return count
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    number, fresh = 2, name
-    while fresh in taken:
-        fresh, number = f"{name}_{number}", number + 1
-    taken.add(fresh)
-    return fresh
-
-
 def layers(model: ModelProto) -> dict[str, frozenset[str]]:
     """Each node that computes with constant weights as a group of its own, in the graph's order."""
     return {node.name: frozenset({node.name}) for node in _weighted(model)}
@@ -85,7 +59,7 @@ def check_names(model: ModelProto, groups: Groups, place: Path) -> None:
         if not name:
             raise ModelFileError(
                 f"{place}: a layer has no name; expected names of their own, which "
-                "`name_nodes` gives."
+                "`rewriting.constants.name_nodes` gives."
             )
         if counts[name] != 1:
             found = f"{counts[name]} nodes" if counts[name] else "no node"

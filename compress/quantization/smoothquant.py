@@ -3,8 +3,10 @@
 Some channels of what enters a Transformer's products are a hundred times larger than the rest, and
 one scale for all channels then leaves the rest a few levels. Channel j is divided by
 max|X_j|^alpha / max|W_j|^(1 - alpha), and the weights' row multiplied with it. The division costs
-nothing: it goes into the normalization, or the layer, that gives X. Each place gets the alpha that
-makes the int8 products come nearest to the fp32 ones on calibration data, or none.
+nothing where it goes into the normalization, or the layer, that gives X. Where something else reads
+X as well, as the residual of a BERT does, or where nothing before can take it in, it is a Mul in
+front of the products. Each place gets the alpha that makes the int8 products come nearest to the
+fp32 ones on calibration data, or none.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ _NORMALIZATIONS = {
     "SkipLayerNormalization": (2, 3),
     "SimplifiedLayerNormalization": (1,),
 }
+#: What is left of the error where a Mul in each call pays.
+_WORTH_A_NODE = 0.5
 _ALPHAS = tuple(np.round(np.arange(0.3, 0.95, 0.1), 1))
 #: Rows of each activation that alphas are compared on, out of the first batches.
 _ROWS, _BATCHES = 256, 4
@@ -44,7 +48,8 @@ class _Place:
 
     Attributes:
         name: of the activation.
-        divided: constants that are divided by the factors, and their axis.
+        divided: constants that are divided by the factors, and their axis; empty where a node
+            does it.
         products: that read it.
     """
 
@@ -92,12 +97,13 @@ def _places(network: Network) -> list[_Place]:
     for layer in layers:
         by_output[layer.output] = layer
     found = []
-    for name in dict.fromkeys(layer.input for layer in layers):
+    for name in dict.fromkeys(layer.input for layer in layers if layer.input in network.made_by):
         readers = [by_node.get(id(user)) for user in network.users(name)]
         products = [layer for layer in readers if layer is not None and layer.input == name]
         divided = _divided(network, name, by_output)
-        if divided and len(products) == len(readers) and not network.is_result(name):
-            found.append(_Place(name, divided, tuple(products)))
+        if len(products) < len(readers) or network.is_result(name):
+            divided = ()
+        found.append(_Place(name, divided, tuple(products)))
     return found
 
 
@@ -153,6 +159,7 @@ def _smooth(
     ]
     together = np.concatenate(matrices, axis=1).astype(np.float64)
     best, least = None, _error(rows, together, np.ones(len(maxima)), config)
+    least *= 1 if place.divided else _WORTH_A_NODE
     for alpha in _ALPHAS:
         factors = _factors(maxima, largest(together.astype(np.float32), 0), float(alpha))
         error = _error(rows, together, factors, config)
@@ -160,6 +167,8 @@ def _smooth(
             best, least = factors, error
     if best is None:
         return False
+    if not place.divided:
+        network.multiply(place.name, 1 / best, [layer.node for layer in place.products])
     for name, axis in place.divided:
         values = network.constant(name)
         assert values is not None

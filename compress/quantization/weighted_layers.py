@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from compress.export.bodies import bodies
 from compress.quantization.editing import attributes
-from compress.quantization.scopes import captured
+from compress.quantization.scopes import all_names, captured, fresh_name
 
 Weight = npt.NDArray[np.float32]
 
@@ -108,6 +108,20 @@ class Network:
         self.model.graph.initializer.append(tensor)
         layer.node.input[:] = [*layer.node.input[:2], name]
         return True
+
+    def multiply(
+        self, name: str, factors: npt.NDArray[np.floating], readers: Sequence[NodeProto]
+    ) -> None:
+        """Multiply a value's last axis with factors for those that read it as their first input."""
+        taken, nodes = all_names(self.model), self.model.graph.node
+        factor, result = (fresh_name(f"{name}_{part}", taken) for part in ("factors", "scaled"))
+        tensor = numpy_helper.from_array(factors.astype(np.float32), factor)
+        self.model.graph.initializer.append(tensor)
+        wanted = {id(reader) for reader in readers}
+        first = next(place for place, node in enumerate(nodes) if id(node) in wanted)
+        nodes.insert(first, helper.make_node("Mul", [name, factor], [result], result))
+        for reader in readers:
+            reader.input[0] = result
 
     def layers(self) -> Iterator[Layer]:
         """All layers, in the order of the graph."""

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.quantization.calibration import collect
 from compress.quantization.config import QuantizeConfig
-from compress.quantization.layers import name_nodes
+from compress.quantization.rewriting.constants import name_nodes
 from compress.quantization.static import quantize_static_int8
 
 CONFIG = QuantizeConfig(per_channel=False)

@@ -75,7 +75,7 @@ def test_answers_stay_and_int8_loses_less(tmp_path: Path):
     assert errors[1] < errors[0] / 2
 
 
-def test_what_something_else_reads_is_left_alone(tmp_path: Path):
+def test_what_something_else_reads_is_divided_for_the_products_alone(tmp_path: Path):
     source = block(tmp_path / "m.onnx")
     model = onnx.load(source)
     model.graph.node.append(helper.make_node("Add", ["n", "y"], ["z"], "residual"))
@@ -84,5 +84,28 @@ def test_what_something_else_reads_is_left_alone(tmp_path: Path):
     model.graph.output.append(value("z", ["n", "t", WIDTH]))
     onnx.save(model, source)
     batches = [(normal(4, 6, WIDTH),)]
-    assert smooth(source, tmp_path / "smooth.onnx", batches, QuantizeConfig()) == 0
-    assert onnx.load(tmp_path / "smooth.onnx") == model
+    target = tmp_path / "smooth.onnx"
+    assert smooth(source, target, batches, QuantizeConfig()) == 1
+    found = {node.name: node for node in onnx.load(target).graph.node}
+    (scaled,) = found["query"].input[:1]
+    assert found[scaled].input[0] == found["residual"].input[0] == "n"
+    assert found["key"].input[0] == scaled
+    assert [found[name].input[0] for name in ("first", "second")] == ["h", "r"]
+    rows = normal(16, 6, WIDTH)
+    for wanted, made in zip(
+        Session(source).outputs_of((rows,)), Session(target).outputs_of((rows,)), strict=True
+    ):
+        np.testing.assert_allclose(made, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_node_is_added_only_where_it_pays(tmp_path: Path):
+    """Channels that are alike: some alpha is always a little better, and not worth a Mul."""
+    weights = {"w": normal(WIDTH, WIDTH)}
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["t"], "tanh"),
+        helper.make_node("MatMul", ["t", "w"], ["y"], "product"),
+    ]
+    shapes = [value("x", ["n", WIDTH])], [value("y", ["n", WIDTH])]
+    source, target = save(tmp_path / "m.onnx", nodes, *shapes, weights), tmp_path / "smooth.onnx"
+    assert smooth(source, target, [(normal(64, WIDTH),)], QuantizeConfig()) == 0
+    assert onnx.load(target) == onnx.load(source)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from compress.errors import InputError
+from compress.export.bodies import graphs
 from compress.quantization.editing import Array, attributes
 from compress.quantization.qat.fake_quantize import LIMITS
 
@@ -138,11 +139,7 @@ def constant(node: NodeProto) -> Array:
 
 def every_node(graph: GraphProto) -> Iterator[NodeProto]:
     """All nodes, those in the bodies of loops, too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from every_node(attribute.g)
+    return (node for inner in graphs(graph) for node in inner.node)
 
 
 def find_points(model: ModelProto) -> Points:
