@@ -60,7 +60,7 @@ def split_outliers(
 def bound(histogram: Histogram) -> float | None:
     """Magnitude from which values are outliers; None where splitting gains too little."""
     seen = histogram.counts > 0
-    if not seen.any():
+    if not histogram.limit or not seen.any():
         return None
     counts = histogram.counts[seen] / histogram.counts.sum()
     values = np.abs(histogram.edges[:-1][seen] + histogram.width / 2)

@@ -72,7 +72,8 @@ def rescue(
     folder = candidates.prepared.parent
     files, failures = make_all(candidates.variants(), folder)
     found = _judge(files, failures, drop_of)
-    if any(drop <= max_drop for drop in found.values()):
+    within = {name.partition(",")[0] for name in found if found[name] <= max_drop}
+    if "static" in within:
         return Rescued(files, failures, found)
     mixed = mixed_precision(
         candidates.prepared,
@@ -93,9 +94,9 @@ def rescue(
     finish(mixed.path)
     name = f"static, {len(mixed.fp32)} of {len(mixed.sensitivities)} layers fp32"
     made, found[name] = {name: mixed.path}, mixed.drop
-    ways = {"static": len(mixed.fp32)} | (
-        {"dynamic": 1} if drops.get("dynamic", 0) > max_drop else {}
-    )
+    ways = {"static": len(mixed.fp32)}
+    if drops.get("dynamic", 0) > max_drop and "dynamic" not in within:
+        ways["dynamic"] = 1
     for makers in _outliers_apart(candidates, mixed, ways):
         apart = _first_within(makers, folder, drop_of, max_drop)
         made, failures, found = made | apart.files, failures | apart.failures, found | apart.drops
