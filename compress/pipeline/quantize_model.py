@@ -109,6 +109,7 @@ def quantize_model(
             progress,
             device,
             store,
+            runtimes,
         )
         choice = best.choose(
             parent.onnx,

@@ -62,6 +62,7 @@ def build(
     progress: Progress = quiet,
     device: str = "cpu",
     store: Store | None = None,
+    runtimes: tuple[str, ...] = (),
 ) -> Built:
     """All models that the configuration asks for.
 
@@ -70,11 +71,14 @@ def build(
         folder: where the candidates are written.
         device: on "cuda", `best` is a choice between fp16 and fp32.
         store: of calibration passes that need not be repeated.
+        runtimes: that will be tried beside onnxruntime.
     """
     prepared = folder / "prepared.onnx"
     samples = judge.calibration(config.samples, seed)
     rewrites = simplify(source, prepared, samples[0])
-    candidates = Candidates(prepared, folder, samples, config, minimise, progress, device, store)
+    candidates = Candidates(
+        prepared, folder, samples, config, minimise, progress, device, store, runtimes
+    )
     files, failures = make_all(candidates.makers(), folder)
     if config.method == "best":
         failures |= {} if candidates.int8 else {"int8": NO_INT8}

@@ -68,6 +68,7 @@ class Candidates:
         progress: Progress = quiet,
         device: str = "cpu",
         store: Store | None = None,
+        runtimes: Collection[str] = (),
     ) -> None:
         """Look at a graph; nothing is built yet, and `fused` is None until `makers` has found it.
 
@@ -79,9 +80,13 @@ class Candidates:
             minimise: "latency" or "size"; 4 bits are for the latter.
             device: "cuda" is for fp16, see `NO_INT8`.
             store: of calibration passes that need not be repeated.
+            runtimes: that will be tried beside onnxruntime.
         """
         self.prepared, self.samples, self.config = prepared, samples, config
         self._folder, self._minimise = folder, minimise
+        self._symmetric = None
+        if "openvino" in {runtime.partition("-")[0] for runtime in runtimes}:
+            self._symmetric = config.model_copy(update={"symmetric": True})
         self.int8 = config.method != "fp16" and not (device == "cuda" and config.method == "best")
         model = load_onnx(prepared)
         self._nodes = list(model.graph.node)  # static int8 sees no bodies
@@ -203,6 +208,10 @@ class Candidates:
             found["static, equalized, biases corrected"] = self._corrected
         if self._many:
             found["static, SmoothQuant"] = self._smooth
+            if self._symmetric is not None:
+                found["static, SmoothQuant, symmetric"] = partial(
+                    self._smooth, config=self._symmetric
+                )
             found["dynamic, SmoothQuant"] = self._smooth_dynamic
         return found
 
@@ -212,6 +221,8 @@ class Candidates:
             found["static"] = self.static
         if self.config.method == "static":
             return found
+        if found and self._symmetric is not None:
+            found["static, symmetric"] = partial(self.static, config=self._symmetric)
         if self.convolutions:
             # Few input channels: too little work for the int8 kernel, which then costs time.
             first = next(node.name for node in self._nodes if node.op_type == "Conv")
@@ -288,8 +299,8 @@ class Candidates:
         correct_biases(equal, corrected, statistics, self.config)
         self._alone(corrected, path)
 
-    def _smooth(self, path: Path) -> None:
-        self._alone(self._smoothed(), path)
+    def _smooth(self, path: Path, config: QuantizeConfig | None = None) -> None:
+        self._alone(self._smoothed(), path, config=config)
         quantize_tables(path)
 
     def _smooth_dynamic(self, path: Path) -> None:

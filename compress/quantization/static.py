@@ -52,7 +52,7 @@ def quantize_static_int8(
 
     Args:
         ranges: by tensor, the least and the largest value that int8 holds; see `calibration`.
-        config: the types of activations and weights, `per_channel` and `reduce_range`.
+        config: the types of activations and weights, `symmetric`, `per_channel` and `reduce_range`.
         keep_fp32: names of nodes to leave as they are, besides the configuration's.
         kinds: operator types to quantize; all that onnxruntime knows where left out.
 
@@ -76,13 +76,27 @@ def quantize_static_int8(
             [],
             kept,
             list(kinds or sorted(STATIC_KINDS)),
-            {"OpTypesToExcludeOutputQuantization": list(_UNROUNDED)},
+            _options(model, ranges, config),
         )
         quantizer.quantize_model()
     quantizer.model.topological_sort()
     if has_bodies(model):  # it puts an If before what its branches read
         sort_nodes(quantizer.model.model.graph)
     save(quantizer.model.model, target)
+
+
+def _options(
+    model: ModelProto, ranges: Mapping[str, tuple[float, float]], config: QuantizeConfig
+) -> dict[str, Any]:
+    """What onnxruntime's quantizer does otherwise than by default."""
+    found: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": list(_UNROUNDED)}
+    if config.symmetric:
+        around_zero = [{"quant_type": QuantType.QInt8, "symmetric": True}]
+        signed = {name for name, (low, _) in ranges.items() if low < 0}
+        found["TensorQuantOverrides"] = dict.fromkeys(
+            sorted(signed & _types(model).keys()), around_zero
+        )
+    return found
 
 
 def _types(model: ModelProto) -> dict[str, Any]:

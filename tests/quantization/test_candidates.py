@@ -69,3 +69,19 @@ def test_pieces_and_embeddings_stay_fp32_where_they_may_cost_the_budget(tmp_path
     assert table(last) == np.float32
     candidates.part_static((), tmp_path / "part.onnx")
     assert int8(tmp_path / "part.onnx") == {"Conv"}
+
+
+def test_symmetric_activations_are_for_openvino(tmp_path: Path):
+    samples = (np.random.default_rng(1).integers(0, 600, (32, 12)),)
+    simplify(bytes_model(tmp_path), tmp_path / "prepared.onnx", samples)
+    for runtimes, there in (((), False), (("openvino-bf16",), True)):
+        made = Candidates(
+            tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig(), runtimes=runtimes
+        ).makers()
+        assert ("static, symmetric" in made) is there
+    made["static, symmetric"](tmp_path / "made.onnx")
+    graph = onnx.load(tmp_path / "made.onnx").graph
+    zeros = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"}
+    stored = [numpy_helper.to_array(t) for t in graph.initializer if t.name in zeros]
+    assert stored
+    assert not any(zero.any() for zero in stored)

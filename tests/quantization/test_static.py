@@ -213,3 +213,24 @@ def test_a_large_model_is_written_beside_its_weights(
     quantize_static_int8(prepared, large, ranges, QuantizeConfig())
     assert large.stat().st_size < small.stat().st_size
     np.testing.assert_array_equal(Session(large).run(batches[0]), Session(small).run(batches[0]))
+
+
+def test_symmetric_activations_have_no_zero_point(
+    prepared: Path, batches: list[Feeds], ranges: Ranges, tmp_path: Path
+):
+    config = QuantizeConfig(symmetric=True)
+    quantize_static_int8(prepared, tmp_path / "int8.onnx", ranges, config)
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found = {
+        node.input[0]: tensors[node.input[2]]
+        for node in graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+    assert found
+    assert not any(zero.any() for zero in found.values())
+    signs = {name: low < 0 for name, (low, _) in ranges.items() if name in found}
+    assert {name: zero.dtype == np.int8 for name, zero in found.items()} == signs
+    assert set(signs.values()) == {True, False}
+    wanted, made = (Session(path).run(batches[0]) for path in (prepared, tmp_path / "int8.onnx"))
+    assert np.abs(made - wanted).max() < 0.1 * np.abs(wanted).max()
