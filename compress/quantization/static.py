@@ -91,11 +91,12 @@ def _options(
     """What onnxruntime's quantizer does otherwise than by default."""
     found: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": list(_UNROUNDED)}
     if config.symmetric:
+        signed = {name for name, (low, _) in ranges.items() if low < 0} & _types(model).keys()
+        constant = {tensor.name for tensor in model.graph.initializer}
+        # What a Gather gives has the zero point of its table.
+        tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather"} & constant
         around_zero = [{"quant_type": QuantType.QInt8, "symmetric": True}]
-        signed = {name for name, (low, _) in ranges.items() if low < 0}
-        found["TensorQuantOverrides"] = dict.fromkeys(
-            sorted(signed & _types(model).keys()), around_zero
-        )
+        found["TensorQuantOverrides"] = dict.fromkeys(sorted(signed | tables), around_zero)
     return found
 
 

@@ -272,6 +272,6 @@ def test_settings_of_one_stage_are_checked_alike():
     assert str(caught.value) == (
         "settings: quantize.samples: Input should be greater than or equal to 1, found 0.\n"
         "settings: quantize: no setting 'sample'. Known: method, calibration, "
-        "percentile, samples, activations, weights, reduce_range, per_channel, keep_fp32. "
-        "Did you mean 'samples'?"
+        "percentile, samples, activations, symmetric, weights, reduce_range, per_channel, "
+        "keep_fp32. Did you mean 'samples'?"
     )
