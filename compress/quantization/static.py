@@ -92,7 +92,7 @@ def _options(
     found: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": list(_UNROUNDED)}
     if config.symmetric:
         signed = {name for name, (low, _) in ranges.items() if low < 0} & _types(model).keys()
-        constant = {tensor.name for tensor in model.graph.initializer}
+        constant = {t.name for t in model.graph.initializer if t.data_type in _FLOATS}
         # What a Gather gives has the zero point of its table.
         tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather"} & constant
         around_zero = [{"quant_type": QuantType.QInt8, "symmetric": True}]
