@@ -42,7 +42,7 @@ RESULTS = Path(__file__).parent / "results" / "products_int8.json"
 MODELS = ("minilm", "transformer", "gpt")
 KINDS = ("Gemm", "MatMul")
 CONFIG = QuantizeConfig()
-BENCH = BenchConfig(batch=(1, 32), threads=(2,), workers=6, rounds=4, control=False)
+BENCH = BenchConfig(batch=(1, 32), threads=(2,), workers=4, rounds=3, control=False)
 
 
 def main() -> None:
