@@ -1,7 +1,7 @@
 """Ways to make a Transformer's products static or dynamic int8: what each loses, and its latency.
 
-    python -m benchmarks.products_int8                    MiniLM, reviews and bible, 20 minutes
-    python -m benchmarks.products_int8 minilm             only this one, 3 minutes; nothing beside
+    python -m benchmarks.products_int8                    MiniLM, reviews and bible, 6 minutes
+    python -m benchmarks.products_int8 minilm             only this one, 2 minutes; nothing beside
 
 The models are those of `benchmarks.quantization`; loss on the test split, latency against the fp32
 file as it came, all in one interleaved run. Arms: sums rounded to int8 as onnxruntime's own tools

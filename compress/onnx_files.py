@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 
@@ -18,23 +18,24 @@ def sha256(path: Path) -> str:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file, then those beside it that it names and that are there.
+    """The file, then those in its folder that it names and that are there.
 
-    What cannot be read as a model is one file: what is wrong with it is for its loader to say.
+    What cannot be read as a model is one file, and a name that leads out of the folder is passed
+    over: what is wrong with either is for the loader to say.
     """
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except Exception:  # protobuf's errors share no base
         return [path]
     named = {
-        entry.value
-        for tensor in _tensors(graph)
+        Path(entry.value)
+        for tensor in tensors_of(graph)
         if uses_external_data(tensor)
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    beside = [path.parent / name for name in sorted(named)]
-    return [path, *(file for file in beside if file.is_file())]
+    inside = [name for name in sorted(named) if not name.is_absolute() and ".." not in name.parts]
+    return [path, *(path.parent / name for name in inside if (path.parent / name).is_file())]
 
 
 def size_bytes(path: Path) -> int:
@@ -50,11 +51,17 @@ def model_digest(path: Path) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+def has_weights_beside(model: ModelProto) -> bool:
+    """Whether a model that was read by itself has weights in other files."""
+    return any(uses_external_data(tensor) for tensor in tensors_of(model.graph))
+
+
+def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
+    """All constants of a graph, its nodes, and the bodies of its If, Loop and Scan."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
             yield attribute.t
             yield from attribute.tensors
             for body in (attribute.g, *attribute.graphs):
-                yield from _tensors(body)
+                yield from tensors_of(body)

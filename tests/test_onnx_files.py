@@ -70,6 +70,15 @@ def test_files_size_and_digest_count_all_weights(beside: Path):
     assert model_digest(beside) != before
 
 
+def test_files_outside_of_the_folder_are_not_looked_at(beside: Path):
+    (beside.parent / "outer.bin").rename(beside.parents[1] / "secret.bin")
+    model = onnx.load(beside, load_external_data=False)
+    for place in ("../secret.bin", str(beside.parents[1] / "secret.bin")):
+        model.graph.initializer[0].external_data[0].value = place
+        beside.write_bytes(model.SerializeToString())
+        assert files_of(beside) == [beside, beside.parent / "inner.bin"]
+
+
 def test_one_file_is_its_own_digest_and_what_is_no_model_is_one_file(tmp_path: Path):
     (tmp_path / "m.onnx").write_bytes(b"nothing of that kind")
     assert files_of(tmp_path / "m.onnx") == [tmp_path / "m.onnx"]

@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from compress.errors import ModelFileError, first_line
 from compress.export.bodies import bodies, graphs
 from compress.export.float_types import FLOATS, float_types
-from compress.onnx_files import files_of
+from compress.onnx_files import has_weights_beside
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 #: Operators that do the work; the rest moves, scales or bends values.
@@ -43,9 +43,12 @@ def load_onnx(path: Path) -> ModelProto:
         ModelFileError: it is missing, damaged, or not a valid model.
     """
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
+        beside = has_weights_beside(model)
+        if beside:
+            onnx.load_external_data_for_model(model, str(path.parent))
         # By its path where its weights lie in other files: all in one, they may be too many.
-        onnx.checker.check_model(model if len(files_of(path)) == 1 else path)
+        onnx.checker.check_model(path if beside else model)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file; expected an ONNX model.") from None
     except Exception as error:  # protobuf's and onnx's errors share no base

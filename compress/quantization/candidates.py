@@ -85,7 +85,8 @@ class Candidates:
         self.prepared, self.samples, self.config = prepared, samples, config
         self._folder, self._minimise = folder, minimise
         self._symmetric = None
-        if "openvino" in {runtime.partition("-")[0] for runtime in runtimes}:
+        on_openvino = any(runtime.startswith("openvino") for runtime in runtimes)
+        if on_openvino and config.weights == "int8" and not config.symmetric:
             self._symmetric = config.model_copy(update={"symmetric": True})
         self.int8 = config.method != "fp16" and not (device == "cuda" and config.method == "best")
         model = load_onnx(prepared)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from compress.errors import ModelFileError, first_line
-from compress.export.bodies import graphs
-from compress.onnx_files import files_of
+from compress.onnx_files import files_of, tensors_of
 
 #: Bytes from which weights are written beside the graph: protobuf takes no message of 2 GiB.
 _LARGEST = 2**31 - 2**24
@@ -61,15 +60,7 @@ def copy(source: Path, target: Path) -> None:
 
 def weight_bytes(model: ModelProto) -> int:
     """Size of all constants."""
-    return sum(_bytes(tensor) for graph in graphs(model.graph) for tensor in _tensors(graph))
-
-
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
+    return sum(map(_bytes, tensors_of(model.graph)))
 
 
 def _bytes(tensor: TensorProto) -> int:
