@@ -24,6 +24,7 @@ from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.equalization import equalize
 from compress.quantization.fp16 import convert_fp16
 from compress.quantization.fusion import fuse
+from compress.quantization.magnified_inputs import magnify_inputs
 from compress.quantization.nbits import quantize_4bit
 from compress.quantization.outliers import split_outliers
 from compress.quantization.rewriting.depthwise import as_convolutions
@@ -254,6 +255,11 @@ class Candidates:
             found["dynamic, one scale a matrix"] = partial(
                 quantize_dynamic_int8, self.prepared, per_channel=False
             )
+            magnified = self._folder / "magnified.onnx"
+            inputs = self.calibration.passed(self.prepared, kinds=("LSTM",))
+            if magnify_inputs(self.prepared, magnified, inputs):
+                # Its weights are made for a scale for each row.
+                found["dynamic, LSTM inputs magnified"] = partial(quantize_dynamic_int8, magnified)
         if kinds.count("LSTM") > 1:
             # The first one reads raw features, whose smallest values one range for all rounds away.
             first = next(node.name for node in self._everywhere if node.op_type == "LSTM")
