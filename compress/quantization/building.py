@@ -28,6 +28,7 @@ _FASTER = {
     "GELU",
     "HardSwish",
     "HardSigmoid",
+    "small vocabularies into recurrent weights",
 }
 
 

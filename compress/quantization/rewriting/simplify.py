@@ -28,6 +28,7 @@ from compress.quantization.rewriting.one_hot import fuse_one_hot
 from compress.quantization.rewriting.opset import OPSETS, raise_opset
 from compress.quantization.rewriting.restoring import restore_weights
 from compress.quantization.rewriting.tidy import tidy
+from compress.quantization.rewriting.vocabularies import fold_vocabularies
 from compress.runtime.isolated import Call, calls
 from compress.runtime.onnxruntime import Feeds
 
@@ -58,6 +59,7 @@ def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
         "HardSwish": (in_bodies(activations.fuse_hard_swish),),
         "HardSigmoid": (in_bodies(activations.fuse_hard_sigmoid),),
         "computed on tables of embeddings": (compute_on_tables,),
+        "small vocabularies into recurrent weights": (in_bodies(fold_vocabularies),),
         "shapes of new values inferred": _INFERRING,
     }
 
