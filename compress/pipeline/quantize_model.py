@@ -22,7 +22,7 @@ from compress.pipeline.compare import Scores
 from compress.pipeline.context import Inputs
 from compress.pipeline.pages import write_report
 from compress.pipeline.portability import elsewhere
-from compress.pipeline.quantize_record import QuantizeRecord
+from compress.pipeline.quantize_record import QuantizeRecord, for_batch
 from compress.pipeline.runner import check_vocabulary
 from compress.progress import Progress, quiet
 from compress.quantization import best
@@ -124,6 +124,8 @@ def quantize_model(
         )
         best.refuse_single_method(choice, config)
         copy(choice.target.path, scratch / ONNX)
+        for batch, alone in choice.alone.items():
+            copy(alone.target.path, scratch / for_batch(batch))
         made = QuantizeRecord(
             parent,
             judge,

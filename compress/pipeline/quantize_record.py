@@ -30,6 +30,11 @@ from compress.runtime.interface import Target
 from compress.runtime.onnxruntime import Session
 
 
+def for_batch(batch: int) -> str:
+    """File name of a model for calls of one size alone."""
+    return f"model-batch-{batch}.onnx"
+
+
 @dataclass(frozen=True)
 class QuantizeRecord:
     """Everything that the card and the report are written from."""
@@ -89,6 +94,7 @@ class QuantizeRecord:
             "nodes": account_of_nodes(model),
             "size_bytes": sizes,
             "made_for": self.made_for(scratch / ONNX),
+            "for_one_batch_size": self.for_one_batch_size(),
             "interrupted": self.choice.interrupted,
             "portability": self.portability,
             "notes": self.notes,
@@ -112,6 +118,20 @@ class QuantizeRecord:
             evidence=evidence,
             seconds=round(seconds, 2),
         )
+
+    def for_one_batch_size(self) -> dict[str, Any]:
+        """What is faster than the choice where all calls have the same size."""
+        return {
+            str(batch): {
+                "file": for_batch(batch),
+                "chosen": alone.name,
+                "runtime": alone.target.runtime,
+                "threads": alone.threads,
+                "times_as_fast": alone.gain,
+                "drop": alone.drop,
+            }
+            for batch, alone in self.choice.alone.items()
+        }
 
     def made_for(self, path: Path) -> dict[str, Any]:
         """What the choice was timed on, and so holds for."""

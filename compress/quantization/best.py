@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compress.errors import NoEffect, first_line
@@ -14,7 +14,7 @@ from compress.progress import Progress, quiet
 from compress.quantization.building import Built
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rescue import rescue
-from compress.quantization.timing import time_candidates
+from compress.quantization.timing import Timed, time_candidates
 from compress.report.formatting import metric_format
 from compress.report.schema import Candidate
 from compress.runtime.interface import Target, open_model
@@ -48,6 +48,23 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Alone:
+    """A candidate that is faster than the choice at one batch size.
+
+    Attributes:
+        name, target, threads: as of a choice.
+        gain: latency of the choice / latency of this one.
+        drop: on the validation split.
+    """
+
+    name: str
+    target: Target
+    threads: int
+    gain: float
+    drop: float
+
+
+@dataclass(frozen=True)
 class Choice:
     """What was chosen, and by what.
 
@@ -56,6 +73,7 @@ class Choice:
         target: its file, and the runtime that it is fastest on.
         account: every candidate with its figures, and why it was kept or refused.
         threads: batch size to the thread count at which the choice is fastest.
+        alone: batch size to what is faster there than the choice, which is for all of them.
         interrupted: whether it was chosen by less than was to be measured.
     """
 
@@ -63,6 +81,7 @@ class Choice:
     target: Target
     account: list[Candidate]
     threads: dict[int, int]
+    alone: dict[int, Alone] = field(default_factory=dict)
     interrupted: bool = False
 
 
@@ -128,6 +147,7 @@ def choose(
             reason=_refusal(drops[name], ratio, goal, change),
             drop=drops[name],
             latency_ratio=ratio,
+            latency_ratio_by_batch=_by_batch(name, timed, goal),
             size_bytes=size_bytes(arms[name].path),
             sensitivity=rescued.sensitivity.get(name, []),
         )
@@ -139,7 +159,33 @@ def choose(
     ]
     best_threads = {batch: timed.threads(chosen, batch) for batch in goal.bench.batch}
     taken = None if chosen == INPUT else chosen
-    return Choice(taken, arms[chosen], account, best_threads, timed.interrupted)
+    usable = within & found.keys() & timed.contenders if goal.minimise == "latency" else set[str]()
+    alone = {
+        batch: Alone(name, arms[name], timed.threads(name, batch), gain, drops[name])
+        for batch, (name, gain) in _faster_alone(usable, chosen, timed, goal.bench.batch).items()
+    }
+    return Choice(taken, arms[chosen], account, best_threads, alone, timed.interrupted)
+
+
+def _faster_alone(
+    usable: Collection[str], chosen: str, timed: Timed, batches: Sequence[int]
+) -> dict[int, tuple[str, float]]:
+    """By batch size the fastest of the usable ones and by how much, where it is worth a file."""
+    found = dict[int, tuple[str, float]]()
+    for batch in batches if len(batches) > 1 else ():
+        ratios = {name: timed.ratio(name, INPUT, batch) for name in sorted(usable)}
+        name = min(ratios, key=lambda one: ratios[one], default=chosen)
+        gain = timed.ratio(chosen, INPUT, batch) / ratios.get(name, 1.0)
+        if name != chosen and gain > 1 + 2 * MARGIN:
+            found[batch] = name, gain
+    return found
+
+
+def _by_batch(name: str, timed: Timed, goal: Goal) -> dict[str, float]:
+    """Latency / latency of the input at each batch size; empty for what was not timed."""
+    if name not in timed.ratios:
+        return {}
+    return {str(batch): timed.ratio(name, INPUT, batch) for batch in goal.bench.batch}
 
 
 def _is_told(arms: Mapping[str, Target], name: str) -> bool:

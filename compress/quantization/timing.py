@@ -16,7 +16,7 @@ WORKERS = 3
 _SETTINGS = {"control": False, "warm_up_cap_s": 0.1}
 _LOOK, _CHOICE = {"workers": 1, "rounds": 2}, {"workers": WORKERS, "rounds": 6}
 #: Loads of one model differ by a few percent; what is further behind in one process has lost.
-_NEAR = 1.3
+_NEAR = 1.2
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,22 @@ class Timed:
     failed: dict[str, str]
     interrupted: bool = False
 
+    @property
+    def contenders(self) -> set[str]:
+        """Names of the arms that were timed last, and so best."""
+        return set(self.measured[-1].arms())
+
     def threads(self, name: str, batch: int) -> int:
         """The thread count at which an arm is fastest."""
-        known = next(entry for entry in reversed(self.measured) if name in entry.arms())
-        return known.best(name, batch)[2]
+        return self._known(name).best(name, batch)[2]
+
+    def ratio(self, name: str, baseline: str, batch: int) -> float:
+        """Latency / latency of the baseline at one batch size."""
+        return self._known(name).ratio(baseline, name, batch)[0]
+
+    def _known(self, name: str) -> Measured:
+        """The last measurement that an arm was in."""
+        return next(entry for entry in reversed(self.measured) if name in entry.arms())
 
 
 def time_candidates(
@@ -69,8 +81,7 @@ def time_candidates(
         keep_going=True,
     )
     ratios = {name: glance.overall(baseline, name) for name in glance.arms()}
-    fastest = min(ratios[name] for name in ratios if name in allowed or name == baseline)
-    near = [name for name in ratios if name in allowed and ratios[name] <= _NEAR * fastest]
+    near = _near(glance, baseline, allowed)
     contenders = {name: targets[name] for name in dict.fromkeys([baseline, *near])}
     if len(contenders) == 1:
         return Timed(ratios, (glance,), glance.failed)
@@ -92,3 +103,14 @@ def time_candidates(
     ratios |= {name: more.overall(baseline, name) for name in more.arms()}
     failed = glance.failed | more.failed
     return Timed(ratios, (glance, more), failed, len(more.workers) < WORKERS)
+
+
+def _near(glance: Measured, baseline: str, allowed: Collection[str]) -> list[str]:
+    """Of those that may be chosen the fastest ones, at any of the batch sizes."""
+    names = [name for name in glance.arms() if name in allowed or name == baseline]
+    found = set[str]()
+    for size in glance.sizes():
+        ratios = {name: glance.ratio(baseline, name, *size)[0] for name in names}
+        most = _NEAR * min(ratios.values())
+        found |= {name for name in names if ratios[name] <= most}
+    return [name for name in names if name in found]

@@ -154,9 +154,9 @@ class Candidate(Record):
         reason: why it was kept or refused, in one line.
         drop: quality lost on the validation split against the recipe's baseline.
         latency_ratio: latency / latency of the stage's input, the geometric mean over batch sizes.
+        latency_ratio_by_batch: batch size to the same at that one.
         size_bytes: size of the ONNX file; None where it could not be built.
-        sensitivity: what each layer loses in int8, the most sensitive first, where the candidate
-            was chosen by that.
+        sensitivity: what each layer loses in int8, worst first, where that chose the candidate.
     """
 
     stage: str
@@ -165,6 +165,7 @@ class Candidate(Record):
     reason: str
     drop: float | None = None
     latency_ratio: float | None = None
+    latency_ratio_by_batch: dict[str, float] = {}
     size_bytes: int | None = None
     sensitivity: list[Sensitivity] = []
 

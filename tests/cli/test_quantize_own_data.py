@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from compress import cli
 from compress.artifact import load_artifact
 from compress.data.task import Task
 from compress.measure import latency
-from compress.quantization import timing
+from compress.quantization import best, timing
 from compress.report import load_report
+from compress.runtime.interface import Target
 from compress.runtime.onnxruntime import Session
 
 QUICK = [
@@ -87,6 +88,25 @@ def test_a_bare_file_and_inputs_without_labels(call: Call):
     assert report.arm("net").quality is not None
     rows = np.load("rows.npz")["x"]
     assert Session(Path("q/model.onnx")).run(rows).shape == (40, 4)
+
+
+def test_a_file_for_one_batch_size_stands_beside(call: Call, monkeypatch: pytest.MonkeyPatch):
+    choose = best.choose
+
+    def with_another(source: Path, *rest: object, **settings: Any) -> best.Choice:
+        found = choose(source, *rest, **settings)
+        other = best.Alone("fp32 input", Target(source), 1, 1.25, 0.0)
+        return replace(found, alone={4: other})
+
+    monkeypatch.setattr(best, "choose", with_another)
+    found = call("net.onnx", *QUICK, "--data", "npz:rows.npz", "--out", "q", "--max-drop", 1,
+                 "--minimise", "size")  # fmt: skip
+    told = "for calls of 4 alone, fp32 input is 1.25 × as fast on onnxruntime: q/model-batch-4.onnx"
+    assert told in found.out
+    artifact = load_artifact(Path("q"))
+    assert artifact.card.evidence["for_one_batch_size"]["4"]["file"] == "model-batch-4.onnx"
+    assert Path("q/model-batch-4.onnx").read_bytes() == Path("net.onnx").read_bytes()
+    assert "model-batch-4.onnx" in artifact.card.files
 
 
 def test_fp16_halves_the_file_and_the_card_says_so(call: Call):

@@ -30,7 +30,10 @@ WORKER = RawWorker(seed=0, order=[], noise=Noise(seconds=1.0, calibration_ns=(1,
 
 
 class Stage:
-    """`best.choose` on arms whose latency ratio, hits of 100 and size in bytes are given."""
+    """`best.choose` on arms whose latency ratio, hits of 100 and size in bytes are given.
+
+    Two ratios are those at batch 1 and 3.
+    """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
         self.folder, self.monkeypatch, self.task = folder, monkeypatch, task
@@ -40,7 +43,7 @@ class Stage:
 
     def choose(
         self,
-        arms: dict[str, tuple[float, int, int]],
+        arms: dict[str, tuple[float | tuple[float, float], int, int]],
         max_drop: float = 0.02,
         minimise: str = "latency",
         failures: dict[str, str] | None = None,
@@ -55,9 +58,10 @@ class Stage:
         def measure(timed: dict[str, Target], config: BenchConfig, **_: object) -> Measured:
             self.timed.append({name: target.path for name, target in timed.items()})
             self.configs.append(config)
+            given = {arm: arms[arm.partition(",")[0]][0] for arm in timed}
             blocks = {
-                (arm, n, 1): np.full((4, 6), 1e6 * arms[arm.partition(",")[0]][0])
-                for arm in timed
+                (arm, n, 1): np.full((4, 6), 1e6 * (time[n == 3] if type(time) is tuple else time))
+                for arm, time in given.items()
                 for n in (1, 3)
             }
             blocks = {cell: rows[: config.workers] for cell, rows in blocks.items()}
@@ -205,8 +209,8 @@ def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
     arms = {
         INPUT: (1.0, 90, 400),
         "static": (0.5, 90, 100),
-        "near": (0.6, 90, 100),
-        "slow": (0.7, 90, 100),
+        "near": (0.55, 90, 100),
+        "slow": (0.65, 90, 100),
         "wrong": (0.4, 10, 100),
     }
     stage.choose(arms)
@@ -223,6 +227,48 @@ def test_what_is_over_the_budget_is_not_timed_on_further_runtimes(stage: Stage):
     untimed = account["wrong, openvino"]
     assert (untimed.latency_ratio, untimed.drop) == (None, pytest.approx(0.8))
     assert untimed.reason == "validation drop 0.8000 is over the budget of 0.02"
+
+
+def test_what_is_faster_at_one_batch_size_is_told(stage: Stage):
+    arms = {
+        INPUT: (1.0, 90, 400),
+        "static": ((0.5, 0.9), 90, 100),
+        "dynamic": ((0.8, 0.6), 90, 100),
+        "wrong": ((0.1, 0.1), 10, 100),
+    }
+    chosen, account = stage.choose(arms)
+    assert chosen == "static"
+    (batch,) = stage.choice.alone
+    alone = stage.choice.alone[batch]
+    assert (batch, alone.name, alone.threads) == (3, "dynamic", 1)
+    assert (alone.gain, alone.drop) == (pytest.approx(1.5), pytest.approx(0))
+    assert account["static"].latency_ratio_by_batch == {
+        "1": pytest.approx(0.5),
+        "3": pytest.approx(0.9),
+    }
+    arms["dynamic"] = ((0.8, 0.87), 90, 100)  # 3 % faster there is within the noise
+    stage.choose(arms)
+    assert stage.choice.alone == {}
+    stage.choose({**arms, "dynamic": ((0.8, 0.6), 90, 10)}, minimise="size")
+    assert stage.choice.alone == {}
+
+
+def test_even_the_input_can_be_the_fastest_at_one_batch_size(stage: Stage):
+    chosen, _ = stage.choose({INPUT: (1.0, 90, 400), "static": ((0.4, 1.3), 90, 100)})
+    assert chosen == "static"
+    assert stage.choice.alone[3].name == INPUT
+    assert stage.choice.alone[3].gain == pytest.approx(1.3)
+
+
+def test_what_is_near_the_fastest_at_one_batch_size_is_timed_on(stage: Stage):
+    arms = {
+        INPUT: (1.0, 90, 400),
+        "static": ((0.3, 0.3), 90, 100),
+        "dynamic": ((0.9, 0.25), 90, 100),
+        "slow": ((0.5, 0.5), 90, 100),
+    }
+    stage.choose(arms)
+    assert list(stage.timed[1]) == [INPUT, "static", "dynamic"]
 
 
 def test_for_the_smallest_one_process_times_all(stage: Stage):
