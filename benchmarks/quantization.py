@@ -109,10 +109,12 @@ def compare(
     """Ours beside the peers, all timed in one run; the record that is stored."""
     own: dict[str, dict[str, Any]] = {}
     for way in WAYS:
-        choice, account = ours(subject, way)
-        facts = entry(choice, subject, entries[BASELINE]["quality"])
-        own[way] = {"what": choice.what} | facts | {"candidates": account}
-        arms = arms | {way: Target(choice.path, choice.runtime)}
+        found = ours(subject, way)
+        own[way] = told(found.choice, subject, entries) | {"candidates": found.account}
+        arms = arms | {way: Target(found.choice.path, found.choice.runtime)}
+        for batch, choice in found.alone.items():
+            own[_alone(way, batch)] = told(choice, subject, entries)
+            arms |= {_alone(way, batch): Target(choice.path, choice.runtime)}
         print(f"{subject.name}: {way}: {own[way]}", flush=True)
     rounds = 4 if workers < 4 else 8
     config = BenchConfig(batch=subject.batches, workers=workers, rounds=rounds, control=False)
@@ -126,12 +128,39 @@ def compare(
         facts["speed"] = {str(batch): 1 / found[0] for batch, found in ratios.items()}
         facts["interval"] = {str(batch): _inverse(found[1]) for batch, found in ratios.items()}
         facts["threads"] = {str(batch): measured.best(name, batch)[2] for batch in subject.batches}
+    own = {way: with_alone(way, own, subject.batches) for way in WAYS}
     latency = {
         str(point.batch): point.median_ms for point in measured.latency(BASELINE) if point.best
     }
     about = {key: getattr(subject, key) for key in ("source", "data", "quality", "tolerance")}
     about |= {"workers": workers, "onnxruntime fp32, ms": latency}
     return about | {"peers": entries} | own
+
+
+def told(choice: Choice, subject: Subject, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What our choice is and loses."""
+    return {"what": choice.what} | entry(choice, subject, entries[BASELINE]["quality"])
+
+
+def with_alone(
+    way: str, own: dict[str, dict[str, Any]], batches: tuple[int, ...]
+) -> dict[str, Any]:
+    """The record of our choice, at each batch size of the file that is for it alone, if any."""
+    found = own[way] | {"alone": {}}
+    for batch in batches:
+        alone = own.get(_alone(way, batch))
+        if alone is None:
+            continue
+        found["alone"][str(batch)] = alone
+        for key in ("speed", "interval", "threads"):
+            found[key] = found.get(key, {}) | {str(batch): alone.get(key, {}).get(str(batch))}
+        if "reason" in alone:
+            found.setdefault("reason", f"batch {batch}: {alone['reason']}")
+    return found
+
+
+def _alone(way: str, batch: int) -> str:
+    return f"{way}, batch {batch} alone"
 
 
 def _inverse(interval: tuple[float, float]) -> list[float] | None:

@@ -34,7 +34,22 @@ class Choice:
     what: str
 
 
-def ours(subject: Subject, way: str) -> tuple[Choice, dict[str, str]]:
+@dataclass(frozen=True)
+class Ours:
+    """What came of it.
+
+    Attributes:
+        choice: for all batch sizes.
+        alone: batch size to what was found to be faster there, as peers are compared by it.
+        account: what became of every candidate.
+    """
+
+    choice: Choice
+    alone: dict[int, Choice]
+    account: dict[str, str]
+
+
+def ours(subject: Subject, way: str) -> Ours:
     """Our choice, and what became of every candidate.
 
     A reference model is chosen for its task. Any other is chosen by the subject's quality on the
@@ -58,11 +73,18 @@ def ours(subject: Subject, way: str) -> tuple[Choice, dict[str, str]]:
     if done.returncode not in (0, 1) or not (out / "card.json").exists():
         why = (done.stderr.strip().splitlines() or ["nothing was written"])[-1]
         what = "fp32, refused" if done.returncode == 1 else "fp32, the command FAILED"
-        return Choice(subject.onnx, "onnxruntime", what), {"compress quantize": why}
+        return Ours(Choice(subject.onnx, "onnxruntime", what), {}, {"compress quantize": why})
     evidence = json.loads((out / "card.json").read_text())["evidence"]
     account = {entry["name"]: _told(entry) for entry in evidence["candidates"]}
     runtime = evidence["made_for"]["runtime"]
-    return Choice(out / "model.onnx", runtime, f"{evidence['chosen']} @ {runtime}"), account
+    choice = Choice(out / "model.onnx", runtime, f"{evidence['chosen']} @ {runtime}")
+    alone = {
+        int(batch): Choice(
+            out / found["file"], found["runtime"], f"{found['chosen']} @ {found['runtime']}"
+        )
+        for batch, found in evidence["for_one_batch_size"].items()
+    }
+    return Ours(choice, alone, account)
 
 
 def _data(subject: Subject) -> list[str]:

@@ -91,6 +91,12 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
             peer, speed = best(record["peers"], batch, record["peers"])
             ours, here = record["ours"], record["ours on onnxruntime"]
             cells = [name, batch, f"{speed:.2f} × {peer}"]
-            cells += [f"{one['speed'][batch]:.2f} × {one['what']}" for one in (ours, here)]
+            cells += [f"{one['speed'][batch]:.2f} × {_what(one, batch)}" for one in (ours, here)]
             lines.append(f"| {' | '.join(cells)} | {ours['speed'][batch] / speed:.2f} × |")
     return "\n".join(lines)
+
+
+def _what(ours: Entry, batch: str) -> str:
+    """What was chosen, for calls of that size alone where something is."""
+    what: str = ours.get("alone", {}).get(batch, ours)["what"]
+    return what
