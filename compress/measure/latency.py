@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def measure(
     device: str = "cpu",
     seed: int = 0,
     first: int = 0,
+    left_out: Collection[Cell] = (),
     progress: Progress = quiet,
     label: str = "latency",
     keep_going: bool = False,
@@ -46,6 +47,7 @@ def measure(
             declared shapes where None.
         seed: of the coins that decide each worker's order.
         first: workers that were measured before with the same seed; their coins are not used again.
+        left_out: cells that need not be timed; of each arm and size one has to be left.
         keep_going: an arm that fails is left out, and `Measured.failed` says why; the first arm
             cannot be left out.
         keep_interrupted: an interrupt ends the measurement with the workers that are done, where
@@ -63,6 +65,7 @@ def measure(
     found, failed = _Found(), dict[str, str]()
     with tempfile.TemporaryDirectory() as folder:
         job = _job(config, inputs, device, Path(folder))
+        job["left_out"] = [list(cell) for cell in left_out]
         while (worker := len(found.answers)) < config.workers:
             coin = seed * 1000 + first + worker
             try:
@@ -189,7 +192,8 @@ def _named(arms: Arms) -> list[dict[str, str]]:
 
 def _job(config: BenchConfig, inputs: Batches | None, device: str, folder: Path) -> dict[str, Any]:
     settings = config.model_dump(exclude={"workers", "control", "timeout"})
-    job: dict[str, Any] = {"what": "latency", "device": device, "inputs": {}, **settings}
+    job: dict[str, Any] = {"what": "latency", "device": device, "inputs": {}, "left_out": []}
+    job |= settings
     for batch in config.batch if inputs is not None else ():
         assert inputs is not None
         job["inputs"][batch] = str(folder / f"inputs-{batch}.npz")

@@ -76,9 +76,13 @@ def latencies(job: dict[str, Any], trace: Trace) -> dict[str, Any]:
         import_runtime(arm["runtime"])
     before, kernel = read_counters(), calibration_ns()
     cells, order = [], []
+    left_out = {tuple(cell) for cell in job["left_out"]}
     for batch, length in product(job["batch"], job["length"] or [None]):
         drawn = [
-            (place, threads) for place in range(len(job["arms"])) for threads in job["threads"]
+            (place, threads)
+            for place, arm in enumerate(job["arms"])
+            for threads in job["threads"]
+            if (arm["name"], batch, threads, length) not in left_out
         ]
         coin.shuffle(drawn)
         names = [(job["arms"][place]["name"], threads) for place, threads in drawn]

@@ -1,13 +1,18 @@
-"""Latencies of candidates: a look at all, then three processes for those that may be chosen."""
+"""Latencies of candidates: a look at all, then three processes for those that may be chosen.
+
+The look also tells at which thread counts an arm is worth timing on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from compress.measure.config import BenchConfig
 from compress.measure.judge import Judge
-from compress.measure.latency import Measured, measure
+from compress.measure.latency import Cell, Measured, measure
 from compress.progress import Progress
 from compress.runtime.interface import Target
 
@@ -92,6 +97,7 @@ def time_candidates(
             inputs=judge.batch,
             device=device,
             first=1,
+            left_out=_slow_threads(glance),
             progress=progress,
             label="best candidates",
             keep_going=True,
@@ -114,3 +120,13 @@ def _near(glance: Measured, baseline: str, allowed: Collection[str]) -> list[str
         most = _NEAR * min(ratios.values())
         found |= {name for name in names if ratios[name] <= most}
     return [name for name in names if name in found]
+
+
+def _slow_threads(glance: Measured) -> list[Cell]:
+    """Thread counts at which an arm has lost to itself; of a slow model they take the most time."""
+    medians = {cell: float(np.median(blocks)) for cell, blocks in glance.blocks.items()}
+    return [
+        cell
+        for cell, median in medians.items()
+        if median > _NEAR * medians[glance.best(cell.arm, cell.batch, cell.length)]
+    ]

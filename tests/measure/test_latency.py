@@ -361,6 +361,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
         ran.clear()
         arms = [{"name": name, "file": "", "runtime": "onnxruntime"} for name in "abcd"]
         job = {"seed": seed, "batch": [1], "arms": arms, "threads": [1], "device": "cpu"}
+        job["left_out"] = []
         job |= {"rounds": rounds, "block_ms": 1.0, "inputs": {}, "length": None}
         job |= {"warm_up_s": 0.0, "warm_up_calls": 0, "warm_up_cap_s": 0.0}
         found = worker.latencies(job, worker.Trace(None))
@@ -388,3 +389,13 @@ def test_the_order_of_blocks_turns_round(order: Callable[[int, int], list[str]],
 def test_the_first_order_is_drawn_by_the_seed(order: Callable[[int, int], list[str]]):
     assert order(1, 2) == order(1, 2)
     assert len({tuple(order(seed, 2)[:4]) for seed in range(12)}) > 4
+
+
+def test_cells_are_left_out(model: Path):
+    config = SMALL.model_copy(update={"threads": (1, 2), "control": False})
+    left_out = [Cell("a", 1, 2), Cell("b", 2, 1)]
+    found = measure({"a": model, "b": model}, config, left_out=left_out)
+    every = {Cell(arm, batch, n) for arm in "ab" for batch in (1, 2) for n in (1, 2)}
+    assert set(found.blocks) == every - set(left_out)
+    assert found.best("a", 1) == Cell("a", 1, 1)
+    assert {len(drawn) for worker in found.workers for drawn in worker.order} == {3}
