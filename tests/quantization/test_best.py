@@ -147,7 +147,7 @@ def test_of_equally_fast_ones_the_smallest_is_kept(stage: Stage):
         }
     )
     assert chosen == "dynamic"
-    assert account["dynamic"].reason == "smallest of those within 3% of the fastest"
+    assert account["dynamic"].reason == "smallest, or safest, of those within 3% of the fastest"
     assert account["static"].reason == "dynamic is faster or smaller"
 
 
@@ -161,7 +161,15 @@ def test_of_those_also_equally_small_the_fastest_is_kept(stage: Stage):
         }
     )
     assert chosen == "static"
-    assert account["static"].reason == "smallest of those within 3% of the fastest"
+    assert account["static"].reason == "smallest, or safest, of those within 3% of the fastest"
+
+
+def test_of_equally_fast_ones_the_smallest_is_none_that_uses_most_of_the_budget(stage: Stage):
+    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 90, 300), "weight-only": (0.5, 88, 50)}
+    assert stage.choose(arms, max_drop=0.03)[0] == "static"
+    assert stage.choose(arms, max_drop=0.04)[0] == "weight-only"
+    del arms["static"]
+    assert stage.choose(arms, max_drop=0.03)[0] == "weight-only"
 
 
 def test_where_nothing_qualifies_the_input_stays(stage: Stage):
