@@ -16,10 +16,13 @@ from compress.quantization.candidates import NO_INT8, Candidates, Maker
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.crashing import check_loads
 from compress.quantization.rewriting.files import copy, save
+from compress.quantization.rewriting.for_openvino import for_openvino
 from compress.quantization.rewriting.simplify import Rewrite, simplify
 
 #: The rewritten model as a candidate of its own, and with attention as one operator.
 REWRITTEN, FUSED = "fp32, rewritten", "fp32, fused"
+#: The same in the operators that OpenVINO is fast with.
+FOR_OPENVINO = "fp32, for OpenVINO"
 #: Steps of rewriting that can make a model faster by themselves.
 _FASTER = {
     "scales and shifts merged into weights",
@@ -85,6 +88,9 @@ def build(
         failures |= {} if candidates.int8 else {"int8": NO_INT8}
         helped = any(entry.name in _FASTER and not entry.undone for entry in rewrites)
         sources = {REWRITTEN: prepared if helped else None, FUSED: candidates.fused}
+        openvino = folder / "openvino.onnx"
+        if candidates.on_openvino and for_openvino(prepared, openvino, samples[0]):
+            sources[FOR_OPENVINO] = openvino
         for name, fp32 in sources.items():
             if fp32 is not None:
                 files[name] = fp32.with_stem(f"{fp32.stem}-fp32")

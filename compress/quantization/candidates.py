@@ -10,26 +10,21 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
-from compress.errors import CompressError
 from compress.export.bodies import graphs
 from compress.export.graph import load_onnx
 from compress.measure.machine import machine
 from compress.progress import Progress, quiet
-from compress.quantization.bias_correction import correct_biases, corrected_inputs
 from compress.quantization.calibration.observed import STATIC_KINDS
 from compress.quantization.calibration.shared import Calibration
 from compress.quantization.calibration.stored import Store
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
-from compress.quantization.equalization import equalize
 from compress.quantization.fp16 import convert_fp16
 from compress.quantization.fusion import fuse
 from compress.quantization.magnified_inputs import magnify_inputs
 from compress.quantization.nbits import quantize_4bit
-from compress.quantization.outliers import split_outliers
 from compress.quantization.rewriting.depthwise import as_convolutions
 from compress.quantization.saturation import saturates
-from compress.quantization.smoothquant import smooth
 from compress.quantization.static import quantize_static_int8
 from compress.quantization.weight_only import quantize_tables, quantize_weights
 from compress.runtime.onnxruntime import Feeds
@@ -43,8 +38,8 @@ NO_INT8 = (
     "with conversions around; fp16 takes their place"
 )
 
-_PRODUCTS = ("MatMul", "Gemm")
-_LAYERS = ("Conv", *_PRODUCTS)
+PRODUCTS = ("MatMul", "Gemm")
+LAYERS = ("Conv", *PRODUCTS)
 _STEPPED = {"GRU", "RNN"}
 #: What stands between convolutions and loses next to nothing in int8. Other pieces, such as those
 #: of an activation or a normalization, may need more than 8 bits.
@@ -84,17 +79,17 @@ class Candidates:
             runtimes: that will be tried beside onnxruntime.
         """
         self.prepared, self.samples, self.config = prepared, samples, config
-        self._folder, self._minimise = folder, minimise
-        self._symmetric = None
-        on_openvino = any(runtime.startswith("openvino") for runtime in runtimes)
-        if on_openvino and config.weights == "int8" and not config.symmetric:
-            self._symmetric = config.model_copy(update={"symmetric": True})
+        self.folder, self._minimise = folder, minimise
+        self.symmetric = None
+        self.on_openvino = any(runtime.startswith("openvino") for runtime in runtimes)
+        if self.on_openvino and config.weights == "int8" and not config.symmetric:
+            self.symmetric = config.model_copy(update={"symmetric": True})
         self.int8 = config.method != "fp16" and not (device == "cuda" and config.method == "best")
         model = load_onnx(prepared)
         self._nodes = list(model.graph.node)  # static int8 sees no bodies
         self._kinds = [node.op_type for node in self._nodes]
         self._everywhere = [node for graph in graphs(model.graph) for node in graph.node]
-        self._many = sum(self._kinds.count(kind) for kind in _PRODUCTS) >= _MANY
+        self.many_products = sum(self._kinds.count(kind) for kind in PRODUCTS) >= _MANY
         self.calibration = Calibration(samples, config, progress=progress, store=store)
         self.fused: Path | None = None
 
@@ -106,7 +101,7 @@ class Candidates:
         if self.config.method in ("best", "static"):
             found |= self._static_makers()
         if self.config.method in ("best", "dynamic"):
-            found["dynamic"] = partial(self._dynamic, self.prepared)
+            found["dynamic"] = partial(self.dynamic, self.prepared)
         if self.config.method == "best":
             found |= self._makers_by_operator()
         if self.config.method in ("best", "weight-only"):
@@ -121,7 +116,7 @@ class Candidates:
     @property
     def can_be_static(self) -> bool:
         """Whether the graph has what static int8 makes faster."""
-        return self.convolutions or self._many
+        return self.convolutions or self.many_products
 
     def static(
         self,
@@ -151,71 +146,15 @@ class Candidates:
             config,
             keep_fp32=tuple(keep_fp32),
             # The pieces between products lose accuracy in int8, and time to be converted.
-            kinds=kinds or (() if self.convolutions else _PRODUCTS),
+            kinds=kinds or (() if self.convolutions else PRODUCTS),
         )
         if tables:
             quantize_tables(path)
 
-    def part_static(self, keep_fp32: Collection[str], path: Path) -> None:
-        """Static int8 of some layers, and of nothing else that may have cost the budget.
-
-        What pieces make between layers may have a few very large values: ranges of least error.
-        """
-        config, kinds = self._layers
-        self.static(path, keep_fp32, config=config, kinds=kinds, tables=False)
-
-    def outliers_apart(self, names: Collection[str], path: Path, *, dynamic: bool = False) -> None:
-        """Int8 of all layers, of some with outliers apart, or in fp32 where they have none.
-
-        Args:
-            names: of those layers.
-            dynamic: by the range of each call, which leaves layers without outliers in int8.
-
-        Raises:
-            CompressError: none of them has outliers.
-        """
-        split = self._folder / "outliers-apart.onnx"
-        statistics = self.calibration.statistics(self.prepared)
-        apart = split_outliers(self.prepared, split, statistics, names)
-        if not apart:
-            raise CompressError("none of the layers that lose most is a product with outliers")
-        if dynamic:
-            self._dynamic(split, path)
-        else:
-            self._alone(split, path, frozenset(names) - apart, *self._layers)
-
     @property
-    def _layers(self) -> tuple[QuantizeConfig, tuple[str, ...]]:
-        """How layers are quantized where nothing else may cost accuracy: scheme and operators."""
-        if not self._has_pieces:
-            return self.config, ()
-        return self.config.model_copy(update={"calibration": "mse"}), _LAYERS
-
-    @property
-    def _has_pieces(self) -> bool:
+    def has_pieces(self) -> bool:
         """Whether static int8 would also take operators that may need more than 8 bits."""
         return self.convolutions and bool(set(self._kinds) & STATIC_KINDS - _HARMLESS)
-
-    def variants(self) -> dict[str, Maker]:
-        """Int8 that loses less and is about as fast, for where plain static int8 loses too much."""
-        found: dict[str, Maker] = {}
-        if not self.can_be_static:
-            return found
-        if self.config.calibration != "mse":
-            by_error = self.config.model_copy(update={"calibration": "mse"})
-            found["static, ranges of least error"] = partial(self.static, config=by_error)
-        if self._has_pieces:
-            found["static, layers alone, ranges of least error"] = partial(self.part_static, ())
-        if self.convolutions:
-            found["static, equalized, biases corrected"] = self._corrected
-        if self._many:
-            found["static, SmoothQuant"] = self._smooth
-            if self._symmetric is not None:
-                found["static, SmoothQuant, symmetric"] = partial(
-                    self._smooth, config=self._symmetric
-                )
-            found["dynamic, SmoothQuant"] = self._smooth_dynamic
-        return found
 
     def _static_makers(self) -> dict[str, Maker]:
         found: dict[str, Maker] = {}
@@ -223,15 +162,15 @@ class Candidates:
             found["static"] = self.static
         if self.config.method == "static":
             return found
-        if found and self._symmetric is not None:
-            found["static, symmetric"] = partial(self.static, config=self._symmetric)
+        if found and self.symmetric is not None:
+            found["static, symmetric"] = partial(self.static, config=self.symmetric)
         if self.convolutions:
             # Few input channels: too little work for the int8 kernel, which then costs time.
             first = next(node.name for node in self._nodes if node.op_type == "Conv")
             found["static, first convolution fp32"] = partial(self.static, keep_fp32=(first,))
-            if self._has_pieces:
-                found["static, layers alone"] = partial(self.static, kinds=_LAYERS)
-            spread = self._folder / "depthwise.onnx"
+            if self.has_pieces:
+                found["static, layers alone"] = partial(self.static, kinds=LAYERS)
+            spread = self.folder / "depthwise.onnx"
             if as_convolutions(self.prepared, spread, self.samples[0]):
                 found["static, normalizations as convolutions"] = partial(
                     self.static, source=spread
@@ -246,16 +185,16 @@ class Candidates:
         found: dict[str, Maker] = {}
         kinds = [node.op_type for node in self._everywhere]
         recurrent = bool({"LSTM", *_STEPPED} & set(kinds))
-        if self.convolutions and (recurrent or self._many):
+        if self.convolutions and (recurrent or self.many_products):
             found["static convolutions, the rest dynamic"] = self._both
         if fused := self._fuse():
             found["static, fused"] = partial(self.static, source=fused)
-            found["dynamic, fused"] = partial(self._dynamic, fused)
+            found["dynamic, fused"] = partial(self.dynamic, fused)
         if "LSTM" in kinds:
             found["dynamic, one scale a matrix"] = partial(
                 quantize_dynamic_int8, self.prepared, per_channel=False
             )
-            magnified = self._folder / "magnified.onnx"
+            magnified = self.folder / "magnified.onnx"
             inputs = self.calibration.passed(self.prepared, kinds=("LSTM",))
             if magnify_inputs(self.prepared, magnified, inputs):
                 # Its weights are made for a scale for each row.
@@ -270,7 +209,7 @@ class Candidates:
             found["dynamic, step by step"] = partial(
                 quantize_dynamic_int8, self.prepared, by_step=True
             )
-        if self._many and self._minimise == "size":
+        if self.many_products and self._minimise == "size":
             found["4 bits in blocks"] = partial(quantize_4bit, self.prepared)
         return found
 
@@ -284,46 +223,22 @@ class Candidates:
 
     def _fuse(self) -> Path | None:
         """The file with attention as one operator; None where there is none."""
-        fused = self._folder / "fused.onnx"
-        if self._many and fuse(self.prepared, fused, self.samples[0]):
+        fused = self.folder / "fused.onnx"
+        if self.many_products and fuse(self.prepared, fused, self.samples[0]):
             self.fused = fused
         return self.fused
 
-    def _dynamic(self, source: Path, path: Path) -> None:
+    def dynamic(self, source: Path, path: Path) -> None:
         quantize_dynamic_int8(source, path, per_channel=self.config.per_channel)
 
     def _both(self, path: Path) -> None:
         """Convolutions by calibration, then LSTM and products by the range of each call."""
-        half = self._folder / "static-convolutions.onnx"
+        half = self.folder / "static-convolutions.onnx"
         ranges = self.calibration.ranges(self.prepared)
         quantize_static_int8(self.prepared, half, ranges, self.config, kinds=("Conv",))
         quantize_dynamic_int8(half, path)
 
-    def _corrected(self, path: Path) -> None:
-        equal, corrected = self._folder / "equalized.onnx", self._folder / "corrected.onnx"
-        equalize(self.prepared, equal)
-        statistics = self.calibration.passed(equal, channels=corrected_inputs(equal))
-        correct_biases(equal, corrected, statistics, self.config)
-        self._alone(corrected, path)
-
-    def _smooth(self, path: Path, config: QuantizeConfig | None = None) -> None:
-        self._alone(self._smoothed(), path, config=config)
-        quantize_tables(path)
-
-    def _smooth_dynamic(self, path: Path) -> None:
-        self._dynamic(self._smoothed(), path)
-
-    def _smoothed(self) -> Path:
-        """A file with smoother activations, made once."""
-        path = self._folder / "smooth.onnx"
-        if path.exists():
-            return path
-        if not smooth(self.prepared, path, self.samples, self.config, self.calibration):
-            path.unlink()
-            raise CompressError("no product comes nearer to fp32 by it")
-        return path
-
-    def _alone(
+    def alone(
         self,
         source: Path,
         path: Path,
@@ -332,7 +247,7 @@ class Candidates:
         kinds: tuple[str, ...] = (),
     ) -> None:
         """`static` of a file whose activations are others than the prepared one's."""
-        config, kinds = config or self.config, kinds or (() if self.convolutions else _PRODUCTS)
+        config, kinds = config or self.config, kinds or (() if self.convolutions else PRODUCTS)
         found = self.calibration.passed(source)
         ranges = found.ranges(config.calibration, percentile=config.percentile)
         quantize_static_int8(source, path, ranges, config, tuple(keep_fp32), kinds)

@@ -16,10 +16,11 @@ from compress.errors import first_line
 from compress.export.graph import load_onnx
 from compress.progress import Progress
 from compress.quantization.building import Built, finish, make_all
-from compress.quantization.candidates import Candidates, Maker
+from compress.quantization.candidates import Maker
 from compress.quantization.layers import layers
 from compress.quantization.mixed_precision import Mixed, mixed_precision
 from compress.quantization.rewriting.files import copy
+from compress.quantization.variants import BY_ROWS, Variants
 from compress.quantization.weight_only import quantize_tables
 from compress.report.sensitivity_schema import Sensitivity
 
@@ -70,14 +71,17 @@ def rescue(
     if min(static) <= max_drop:
         return Rescued()
     folder = candidates.prepared.parent
-    files, failures = make_all(candidates.variants(), folder)
+    variants = Variants(candidates)
+    files, failures = make_all(variants.makers(), folder)
     found = _judge(files, failures, drop_of)
+    by_rows = {name: path for name, path in files.items() if name == BY_ROWS}
+    found |= {one: _with_tables(at, found[one], drop_of, max_drop) for one, at in by_rows.items()}
     within = {name.partition(",")[0] for name in found if found[name] <= max_drop}
     if "static" in within:
         return Rescued(files, failures, found)
     mixed = mixed_precision(
         candidates.prepared,
-        candidates.part_static,
+        variants.part_static,
         drop_of,
         layers(load_onnx(candidates.prepared)),
         candidates.samples[:_BATCHES],
@@ -97,7 +101,7 @@ def rescue(
     ways = {"static": len(mixed.fp32)}
     if drops.get("dynamic", 0) > max_drop and "dynamic" not in within:
         ways["dynamic"] = 1
-    for makers in _outliers_apart(candidates, mixed, ways):
+    for makers in _outliers_apart(variants, mixed, ways):
         apart = _first_within(makers, folder, drop_of, max_drop)
         made, failures, found = made | apart.files, failures | apart.failures, found | apart.drops
     found |= {one: _with_tables(path, found[one], drop_of, max_drop) for one, path in made.items()}
@@ -118,7 +122,7 @@ def _judge(
     return found
 
 
-def _outliers_apart(candidates: Candidates, mixed: Mixed, ways: Mapping[str, int]) -> _Makers:
+def _outliers_apart(variants: Variants, mixed: Mixed, ways: Mapping[str, int]) -> _Makers:
     """Of each way makers with outliers of ever more layers apart, those that lose most first.
 
     Args:
@@ -130,9 +134,7 @@ def _outliers_apart(candidates: Candidates, mixed: Mixed, ways: Mapping[str, int
         makers = dict[str, Maker]()
         for count in (first * more for more in (1, 2, 4, 8) if first * more <= len(names)):
             name = f"{way}, outliers of {count} of {len(names)} layers apart"
-            makers[name] = partial(
-                candidates.outliers_apart, names[:count], dynamic=way == "dynamic"
-            )
+            makers[name] = partial(variants.outliers_apart, names[:count], dynamic=way == "dynamic")
         found.append(makers)
     return found
 

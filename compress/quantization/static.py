@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -22,6 +22,7 @@ from onnxruntime.quantization.quant_utils import (
     quantize_nparray,
     save_and_reload_model_with_shape_infer,
 )
+from onnxruntime.quantization.registry import QLinearOpsRegistry
 
 from compress.errors import UnknownName
 from compress.export.bodies import has_bodies
@@ -34,6 +35,9 @@ from compress.quantization.scratch import inside_scratch_folder
 #: Operators whose sums onnxruntime gives in fp32 as fast as in int8. What reads them, such as a
 #: normalization, is as a rule fp32 itself; what is not rounds them as its own input.
 _UNROUNDED = ("Gemm", "MatMul")
+#: Operators that have an int8 kernel of their own, whose results are rounded.
+_CAN_BE_INT8 = frozenset(QLinearOpsRegistry) - frozenset(_UNROUNDED)
+_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 
@@ -79,10 +83,38 @@ def quantize_static_int8(
             _options(model, ranges, config),
         )
         quantizer.quantize_model()
+    _read_unrounded(quantizer.model.model, set(kinds or STATIC_KINDS), set(kept))
     quantizer.model.topological_sort()
     if has_bodies(model):  # it puts an If before what its branches read
         sort_nodes(quantizer.model.model.graph)
     save(quantizer.model.model, target)
+
+
+def _read_unrounded(model: ModelProto, kinds: set[str], kept: set[str]) -> None:
+    """Let nodes that stay fp32 read what a node in fp32 gives, as it was before it was rounded.
+
+    onnxruntime's quantizer rounds a value for all that read it: the residual beside a product, too.
+    What could be int8 itself stays rounded for all: a fp32 reader would keep it from that.
+    """
+    made = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type in (*kinds, *_ROUNDING) and node.name not in kept:
+            continue
+        for place, name in enumerate(node.input):
+            source = _before_rounding(made, name)
+            maker = made.get(source)
+            if source and (maker is None or maker.op_type not in _CAN_BE_INT8):
+                node.input[place] = source
+
+
+def _before_rounding(made: Mapping[str, NodeProto], name: str) -> str:
+    """What QuantizeLinear and DequantizeLinear made a value from; empty where they did not."""
+    for kind in reversed(_ROUNDING):
+        node = made.get(name)
+        if node is None or node.op_type != kind:
+            return ""
+        name = node.input[0]
+    return name
 
 
 def _options(

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.quantization.candidates import Candidates
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.simplify import simplify
+from compress.quantization.variants import Variants
 
 
 def bytes_model(folder: Path) -> Path:
@@ -57,7 +58,7 @@ def test_pieces_and_embeddings_stay_fp32_where_they_may_cost_the_budget(tmp_path
     samples = (np.random.default_rng(1).integers(0, 600, (32, 12)),)
     simplify(bytes_model(tmp_path), tmp_path / "prepared.onnx", samples)
     candidates = Candidates(tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig())
-    made = {**candidates.makers(), **candidates.variants()}
+    made = {**candidates.makers(), **Variants(candidates).makers()}
     for name in ("static", "static, layers alone", "static, layers alone, ranges of least error"):
         made[name](tmp_path / f"{name}.onnx")
     assert int8(tmp_path / "static.onnx") - {"Transpose"} == {"Gather", "Conv", "Mul"}
@@ -67,7 +68,7 @@ def test_pieces_and_embeddings_stay_fp32_where_they_may_cost_the_budget(tmp_path
     last = tmp_path / "static, layers alone, ranges of least error.onnx"
     assert int8(last) == {"Conv"}
     assert table(last) == np.float32
-    candidates.part_static((), tmp_path / "part.onnx")
+    Variants(candidates).part_static((), tmp_path / "part.onnx")
     assert int8(tmp_path / "part.onnx") == {"Conv"}
 
 

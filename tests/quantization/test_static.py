@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -234,3 +234,28 @@ def test_symmetric_activations_have_no_zero_point(
     assert set(signs.values()) == {True, False}
     wanted, made = (Session(path).run(batches[0]) for path in (prepared, tmp_path / "int8.onnx"))
     assert np.abs(made - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
+def test_what_stays_fp32_reads_what_was_not_rounded(tmp_path: Path):
+    """The residual of a BERT reads its normalization, as int8 products do."""
+    width = 16
+    weight = np.random.default_rng(0).normal(size=(width, width)).astype(np.float32)
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "s"], ["n"]),
+        helper.make_node("MatMul", ["n", "w"], ["p"], "product"),
+        helper.make_node("Add", ["p", "n"], ["y"], "residual"),
+    ]
+    kind = TensorProto.FLOAT
+    tensors = [numpy_helper.from_array(weight, "w")]
+    tensors.append(numpy_helper.from_array(np.ones(width, np.float32), "s"))
+    ends = [helper.make_tensor_value_info(name, kind, ["n", width]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    ranges = {"x": (-3.0, 3.0), "n": (-3.0, 3.0), "p": (-9.0, 9.0), "y": (-9.0, 9.0)}
+    quantize_static_int8(
+        tmp_path / "model.onnx", tmp_path / "int8.onnx", ranges, QuantizeConfig(), kinds=("MatMul",)
+    )
+    found = {node.name: list(node.input) for node in onnx.load(tmp_path / "int8.onnx").graph.node}
+    assert found["residual"] == ["p", "n"]
+    assert found["product"][0] == "n_DequantizeLinear_Output"

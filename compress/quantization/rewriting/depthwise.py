@@ -11,14 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import ModelProto
 
 from compress.quantization.rewriting.affine import normalization
-from compress.quantization.rewriting.agreement import Disagreement, reference
-from compress.quantization.rewriting.files import save
+from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.graph import Graph
-from compress.quantization.rewriting.tidy import tidy
 from compress.runtime.interface import Feeds
 
 
@@ -31,17 +28,7 @@ def as_convolutions(source: Path, target: Path, samples: Feeds) -> bool:
     Returns:
         Whether there was any that could be replaced; without, nothing is written.
     """
-    model = onnx.load(source)
-    if not _replace(model):
-        return False
-    tidy(model, model)
-    save(model, target)
-    try:
-        reference(source, samples).difference(target)
-    except Disagreement:
-        target.unlink()
-        return False
-    return True
+    return write_changed(source, target, samples, _replace)
 
 
 def _replace(model: ModelProto) -> int:

@@ -1,0 +1,123 @@
+"""Int8 that loses less and is about as fast, for where plain static int8 loses too much."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+
+from compress.errors import CompressError
+from compress.quantization.bias_correction import correct_biases, corrected_inputs
+from compress.quantization.candidates import LAYERS, PRODUCTS, Candidates, Maker
+from compress.quantization.config import QuantizeConfig
+from compress.quantization.equalization import equalize
+from compress.quantization.outliers import split_outliers
+from compress.quantization.rewriting.convolution_products import as_products
+from compress.quantization.row_ranges import normalize_rows
+from compress.quantization.smoothquant import smooth
+from compress.quantization.weight_only import quantize_tables
+
+#: Its embeddings are fp32, as they may cost more accuracy than the products do.
+BY_ROWS = "static, a range for each row"
+
+
+class Variants:
+    """Makers of models that start from the same file as the candidates."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        self._candidates, self._config = candidates, candidates.config
+
+    def makers(self) -> dict[str, Maker]:
+        """Name to maker; none where static int8 has nothing to make faster."""
+        known, found = self._candidates, dict[str, Maker]()
+        if not known.can_be_static:
+            return found
+        if self._config.calibration != "mse":
+            found["static, ranges of least error"] = partial(known.static, config=self._by_error)
+        if known.has_pieces:
+            found["static, layers alone, ranges of least error"] = partial(self.part_static, ())
+        if known.convolutions:
+            found["static, equalized, biases corrected"] = self._corrected
+        if known.many_products:
+            found["static, SmoothQuant"] = self._smooth
+            if known.symmetric is not None:
+                found["static, SmoothQuant, symmetric"] = partial(
+                    self._smooth, config=known.symmetric
+                )
+            found["dynamic, SmoothQuant"] = self._smooth_dynamic
+        if (rows := self._rows()) is not None:
+            found[BY_ROWS] = partial(known.alone, rows, kinds=PRODUCTS)
+        return found
+
+    def part_static(self, keep_fp32: Collection[str], path: Path) -> None:
+        """Static int8 of some layers, and of nothing else that may have cost the budget.
+
+        What pieces make between layers may have a few very large values: ranges of least error.
+        """
+        config, kinds = self._layers
+        self._candidates.static(path, keep_fp32, config=config, kinds=kinds, tables=False)
+
+    def outliers_apart(self, names: Collection[str], path: Path, *, dynamic: bool = False) -> None:
+        """Int8 of all layers, of some with outliers apart, or in fp32 where they have none.
+
+        Args:
+            names: of those layers.
+            dynamic: by the range of each call, which leaves layers without outliers in int8.
+
+        Raises:
+            CompressError: none of them has outliers.
+        """
+        known = self._candidates
+        split = known.folder / "outliers-apart.onnx"
+        statistics = known.calibration.statistics(known.prepared)
+        apart = split_outliers(known.prepared, split, statistics, names)
+        if not apart:
+            raise CompressError("none of the layers that lose most is a product with outliers")
+        if dynamic:
+            known.dynamic(split, path)
+        else:
+            known.alone(split, path, frozenset(names) - apart, *self._layers)
+
+    @property
+    def _by_error(self) -> QuantizeConfig:
+        return self._config.model_copy(update={"calibration": "mse"})
+
+    @property
+    def _layers(self) -> tuple[QuantizeConfig, tuple[str, ...]]:
+        """How layers are quantized where nothing else may cost accuracy: scheme and operators."""
+        return (self._by_error, LAYERS) if self._candidates.has_pieces else (self._config, ())
+
+    def _corrected(self, path: Path) -> None:
+        known = self._candidates
+        equal, corrected = known.folder / "equalized.onnx", known.folder / "corrected.onnx"
+        equalize(known.prepared, equal)
+        statistics = known.calibration.passed(equal, channels=corrected_inputs(equal))
+        correct_biases(equal, corrected, statistics, self._config)
+        known.alone(corrected, path)
+
+    def _rows(self) -> Path | None:
+        """A file in which each row of a product is divided by itself; None without products."""
+        known = self._candidates
+        products, rows = known.folder / "products.onnx", known.folder / "rows.onnx"
+        made = known.convolutions and as_products(known.prepared, products, known.samples[0])
+        if not made and not known.many_products:
+            return None
+        return rows if normalize_rows(products if made else known.prepared, rows) else None
+
+    def _smooth(self, path: Path, config: QuantizeConfig | None = None) -> None:
+        self._candidates.alone(self._smoothed(), path, config=config)
+        quantize_tables(path)
+
+    def _smooth_dynamic(self, path: Path) -> None:
+        self._candidates.dynamic(self._smoothed(), path)
+
+    def _smoothed(self) -> Path:
+        """A file with smoother activations, made once."""
+        known = self._candidates
+        path = known.folder / "smooth.onnx"
+        if path.exists():
+            return path
+        if not smooth(known.prepared, path, known.samples, self._config, known.calibration):
+            path.unlink()
+            raise CompressError("no product comes nearer to fp32 by it")
+        return path
