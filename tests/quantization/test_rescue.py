@@ -12,6 +12,7 @@ from compress.data.samples import from_calls
 from compress.export.graph import load_onnx, operators
 from compress.measure.own_data import Agreement
 from compress.progress import quiet
+from compress.quantization import rescue as module
 from compress.quantization.building import Built, build
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rescue import Rescued, rescue
@@ -72,3 +73,22 @@ def test_a_budget_that_no_part_keeps_says_how_near_it_came(hard: Hard):
     assert found.failures["static, mixed precision"].startswith(
         "no part of the layers could be int8 within the budget, in "
     )
+
+
+@pytest.mark.parametrize(
+    ("alone", "with_tables", "kept"),
+    [(0.001, 0.005, True), (0.001, 0.006, False), (0.008, 0.008, True), (0.012, 0.02, False)],
+)
+def test_embeddings_become_int8_where_they_leave_half_of_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: float, with_tables: float, kept: bool
+):
+    def smaller(path: Path) -> bool:
+        path.write_bytes(b"smaller")
+        return True
+
+    monkeypatch.setattr(module, "quantize_tables", smaller)
+    monkeypatch.setattr(module, "copy", lambda source, to: to.write_bytes(source.read_bytes()))
+    file = tmp_path / "int8.onnx"
+    file.write_bytes(b"int8")
+    found = module._with_tables(file, alone, lambda _: with_tables, 0.01)
+    assert (file.read_bytes(), found) == ((b"smaller", with_tables) if kept else (b"int8", alone))
