@@ -22,9 +22,10 @@ from typing import Any
 from benchmarks.peers.judge import lost, opened, quality
 from benchmarks.peers.makers import BASELINE, DEFAULT, OWN_TOOLS, PEERS, build, size
 from benchmarks.peers.ours import WAYS, Choice, ours
+from benchmarks.peers.packages import CACHE
 from benchmarks.peers.references import REFERENCES, make_reference
 from benchmarks.peers.subject import Subject
-from benchmarks.peers.table import markdown, summary
+from benchmarks.peers.table import alone_name, markdown, summary
 from benchmarks.peers.third_party import THIRD_PARTY, make
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure
@@ -113,8 +114,8 @@ def compare(
         own[way] = told(found.choice, subject, entries) | {"candidates": found.account}
         arms = arms | {way: Target(found.choice.path, found.choice.runtime)}
         for batch, choice in found.alone.items():
-            own[_alone(way, batch)] = told(choice, subject, entries)
-            arms |= {_alone(way, batch): Target(choice.path, choice.runtime)}
+            own[alone_name(way, batch)] = told(choice, subject, entries)
+            arms |= {alone_name(way, batch): Target(choice.path, choice.runtime)}
         print(f"{subject.name}: {way}: {own[way]}", flush=True)
     rounds = 4 if workers < 4 else 8
     config = BenchConfig(batch=subject.batches, workers=workers, rounds=rounds, control=False)
@@ -142,27 +143,6 @@ def told(choice: Choice, subject: Subject, entries: dict[str, dict[str, Any]]) -
     return {"what": choice.what} | entry(choice, subject, entries[BASELINE]["quality"])
 
 
-def with_alone(
-    way: str, own: dict[str, dict[str, Any]], batches: tuple[int, ...]
-) -> dict[str, Any]:
-    """The record of our choice, at each batch size of the file that is for it alone, if any."""
-    found = own[way] | {"alone": {}}
-    for batch in batches:
-        alone = own.get(_alone(way, batch))
-        if alone is None:
-            continue
-        found["alone"][str(batch)] = alone
-        for key in ("speed", "interval", "threads"):
-            found[key] = found.get(key, {}) | {str(batch): alone.get(key, {}).get(str(batch))}
-        if "reason" in alone:
-            found.setdefault("reason", f"batch {batch}: {alone['reason']}")
-    return found
-
-
-def _alone(way: str, batch: int) -> str:
-    return f"{way}, batch {batch} alone"
-
-
 def _inverse(interval: tuple[float, float]) -> list[float] | None:
     """An interval of latencies as one of speeds; None where too few workers tell nothing."""
     low, high = interval
@@ -173,7 +153,8 @@ def _line(error: Exception) -> str:
     """The line that says what is wrong; OpenVINO puts where it is before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
-    return (telling or lines or [type(error).__name__])[0][:300]
+    line = (telling or lines or [type(error).__name__])[0]
+    return line.replace(f"{CACHE.parents[1]}/", "")[:300]  # where it was run is nobody's matter
 
 
 if __name__ == "__main__":

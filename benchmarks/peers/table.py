@@ -100,3 +100,27 @@ def _what(ours: Entry, batch: str) -> str:
     """What was chosen, for calls of that size alone where something is."""
     what: str = ours.get("alone", {}).get(batch, ours)["what"]
     return what
+
+
+def with_alone(
+    way: str, own: Mapping[str, Mapping[str, Any]], batches: tuple[int, ...]
+) -> dict[str, Any]:
+    """The record of our choice, at each batch size of the file that is for it alone, if any."""
+    found = {**own[way], "alone": {}}
+    for batch in batches:
+        alone = own.get(alone_name(way, batch))
+        if alone is None:
+            continue
+        found["alone"][str(batch)] = alone
+        for key in ("speed", "interval", "threads"):
+            found[key] = found.get(key, {}) | {
+                size: value for size, value in alone.get(key, {}).items() if size == str(batch)
+            }
+        if "reason" in alone:
+            found.setdefault("reason", f"batch {batch}: {alone['reason']}")
+    return found
+
+
+def alone_name(way: str, batch: int) -> str:
+    """Of the arm of the file that is for calls of that size alone."""
+    return f"{way}, batch {batch} alone"

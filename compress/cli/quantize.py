@@ -155,11 +155,6 @@ def _tell(made: Quantized) -> None:
     print(samples_line(made.report))
     for line in _left_in_fp32(made):
         print(line)
-    for batch, alone in made.artifact.card.evidence["for_one_batch_size"].items():
-        print(
-            f"for calls of {batch} alone, {alone['chosen']} is {alone['times_as_fast']:.2f} × as "
-            f"fast on {alone['runtime']}: {made.artifact.folder / alone['file']}"
-        )
     for note in made.report.notes:
         print(note)
     if made.report.budget is not None:

@@ -55,8 +55,13 @@ class QuantizeRecord:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader has to know of what came in, of the judgement, and of other machines."""
-        return [*self.source_notes, *self.judge.notes, *self.portability_notes]
+        """What a reader has to know of what came in, the judgement, other calls and machines."""
+        alone = [
+            f"For calls of {batch} alone, {found.name} is {found.gain:.2f} × as fast on "
+            f"{found.target.runtime}: {for_batch(batch)}."
+            for batch, found in self.choice.alone.items()
+        ]
+        return [*self.source_notes, *self.judge.notes, *alone, *self.portability_notes]
 
     def arms(self, made: Path, name: str) -> dict[str, Target]:
         """The model that came in, and the one that was made, also on the runtime it is for."""

@@ -159,7 +159,8 @@ def choose(
     ]
     best_threads = {batch: timed.threads(chosen, batch) for batch in goal.bench.batch}
     taken = None if chosen == INPUT else chosen
-    usable = within & found.keys() & timed.contenders if goal.minimise == "latency" else set[str]()
+    told = goal.minimise == "latency" and not timed.interrupted  # one look is too few for a file
+    usable = within & found.keys() & timed.contenders if told else set[str]()
     alone = {
         batch: Alone(name, arms[name], timed.threads(name, batch), gain, drops[name])
         for batch, (name, gain) in _faster_alone(usable, chosen, timed, goal.bench.batch).items()

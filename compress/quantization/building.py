@@ -14,6 +14,7 @@ from compress.progress import Progress, quiet
 from compress.quantization.calibration.stored import Store
 from compress.quantization.candidates import NO_INT8, Candidates, Maker
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.crashing import check_loads
 from compress.quantization.rewriting.files import copy, save
 from compress.quantization.rewriting.for_openvino import for_openvino
@@ -89,7 +90,8 @@ def build(
         helped = any(entry.name in _FASTER and not entry.undone for entry in rewrites)
         sources = {REWRITTEN: prepared if helped else None, FUSED: candidates.fused}
         openvino = folder / "openvino.onnx"
-        if candidates.on_openvino and for_openvino(prepared, openvino, samples[0]):
+        change = (prepared, openvino, samples[0], for_openvino)
+        if candidates.on_openvino and write_changed(*change):
             sources[FOR_OPENVINO] = openvino
         for name, fp32 in sources.items():
             if fp32 is not None:

@@ -23,6 +23,7 @@ from compress.quantization.fp16 import convert_fp16
 from compress.quantization.fusion import fuse
 from compress.quantization.magnified_inputs import magnify_inputs
 from compress.quantization.nbits import quantize_4bit
+from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.depthwise import as_convolutions
 from compress.quantization.saturation import saturates
 from compress.quantization.static import quantize_static_int8
@@ -171,7 +172,7 @@ class Candidates:
             if self.has_pieces:
                 found["static, layers alone"] = partial(self.static, kinds=LAYERS)
             spread = self.folder / "depthwise.onnx"
-            if as_convolutions(self.prepared, spread, self.samples[0]):
+            if write_changed(self.prepared, spread, self.samples[0], as_convolutions):
                 found["static, normalizations as convolutions"] = partial(
                     self.static, source=spread
                 )
@@ -194,6 +195,7 @@ class Candidates:
             found["dynamic, one scale a matrix"] = partial(
                 quantize_dynamic_int8, self.prepared, per_channel=False
             )
+        if "LSTM" in self._kinds:
             magnified = self.folder / "magnified.onnx"
             inputs = self.calibration.passed(self.prepared, kinds=("LSTM",))
             if magnify_inputs(self.prepared, magnified, inputs):

@@ -21,7 +21,9 @@ WORKERS = 3
 _SETTINGS = {"control": False, "warm_up_cap_s": 0.1}
 _LOOK, _CHOICE = {"workers": 1, "rounds": 2}, {"workers": WORKERS, "rounds": 6}
 #: Loads of one model differ by a few percent; what is further behind in one process has lost.
-_NEAR = 1.2
+_NEAR = 1.3
+#: The same of an arm's thread counts: two of them differ by nothing, or by nearly two times.
+_SLOW = 1.5
 
 
 @dataclass(frozen=True)
@@ -128,5 +130,5 @@ def _slow_threads(glance: Measured) -> list[Cell]:
     return [
         cell
         for cell, median in medians.items()
-        if median > _NEAR * medians[glance.best(cell.arm, cell.batch, cell.length)]
+        if median > _SLOW * medians[glance.best(cell.arm, cell.batch, cell.length)]
     ]

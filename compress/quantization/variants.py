@@ -12,6 +12,7 @@ from compress.quantization.candidates import LAYERS, PRODUCTS, Candidates, Maker
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.equalization import equalize
 from compress.quantization.outliers import split_outliers
+from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.convolution_products import as_products
 from compress.quantization.row_ranges import normalize_rows
 from compress.quantization.smoothquant import smooth
@@ -45,8 +46,7 @@ class Variants:
                     self._smooth, config=known.symmetric
                 )
             found["dynamic, SmoothQuant"] = self._smooth_dynamic
-        if (rows := self._rows()) is not None:
-            found[BY_ROWS] = partial(known.alone, rows, kinds=PRODUCTS)
+        found[BY_ROWS] = self._by_rows
         return found
 
     def part_static(self, keep_fp32: Collection[str], path: Path) -> None:
@@ -95,14 +95,14 @@ class Variants:
         correct_biases(equal, corrected, statistics, self._config)
         known.alone(corrected, path)
 
-    def _rows(self) -> Path | None:
-        """A file in which each row of a product is divided by itself; None without products."""
+    def _by_rows(self, path: Path) -> None:
+        """Static int8 of products alone, of convolutions along one axis as well."""
         known = self._candidates
         products, rows = known.folder / "products.onnx", known.folder / "rows.onnx"
-        made = known.convolutions and as_products(known.prepared, products, known.samples[0])
-        if not made and not known.many_products:
-            return None
-        return rows if normalize_rows(products if made else known.prepared, rows) else None
+        made = write_changed(known.prepared, products, known.samples[0], as_products)
+        if not normalize_rows(products if made else known.prepared, rows):
+            raise CompressError("no product, and no convolution along one axis, is large enough")
+        known.alone(rows, path, kinds=PRODUCTS)
 
     def _smooth(self, path: Path, config: QuantizeConfig | None = None) -> None:
         self._candidates.alone(self._smoothed(), path, config=config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.peers.table import against, best, geometric_mean, markdown, summary
+from benchmarks.peers.table import against, best, geometric_mean, markdown, summary, with_alone
 
 PEERS = {
     "fp32": {"speed": {"1": 1.0, "32": 1.0}},
@@ -58,3 +58,25 @@ def test_the_table_has_a_line_for_each_batch():
         "| model | 32 | 4.00 × other runtime | 2.00 × static @ openvino "
         "| 1.60 × dynamic @ onnxruntime | 0.50 × |",
     ]
+
+
+def test_at_each_batch_size_the_file_for_it_alone_counts():
+    general = {
+        "what": "a",
+        "lost": 0.0,
+        "speed": {"1": 2.0, "32": 2.0},
+        "interval": {},
+        "threads": {},
+    }
+    alone = {"what": "b", "lost": 0.5, "reason": "loses", "speed": {"1": 1.0, "32": 3.0}}
+    own = {"ours": general, "ours, batch 32 alone": alone}
+    found = with_alone("ours", own, (1, 32))
+    assert found["speed"] == {"1": 2.0, "32": 3.0}
+    assert found["reason"] == "batch 32: loses"
+    assert with_alone("ours", {"ours": general}, (1, 32))["alone"] == {}
+    untimed = own | {"ours, batch 32 alone": {"what": "b", "reason": "cannot be timed"}}
+    assert with_alone("ours", untimed, (1, 32))["speed"] == general["speed"]
+    record = {"peers": PEERS, "ours": found, "ours on onnxruntime": general}
+    lines = markdown({"model": record}).splitlines()
+    assert "2.00 × a" in lines[-2]
+    assert "3.00 × b" in lines[-1]

@@ -101,8 +101,9 @@ def test_a_file_for_one_batch_size_stands_beside(call: Call, monkeypatch: pytest
     monkeypatch.setattr(best, "choose", with_another)
     found = call("net.onnx", *QUICK, "--data", "npz:rows.npz", "--out", "q", "--max-drop", 1,
                  "--minimise", "size")  # fmt: skip
-    told = "for calls of 4 alone, fp32 input is 1.25 × as fast on onnxruntime: q/model-batch-4.onnx"
+    told = "For calls of 4 alone, fp32 input is 1.25 × as fast on onnxruntime: model-batch-4.onnx."
     assert told in found.out
+    assert told in Path("q/report.md").read_text()
     artifact = load_artifact(Path("q"))
     assert artifact.card.evidence["for_one_batch_size"]["4"]["file"] == "model-batch-4.onnx"
     assert Path("q/model-batch-4.onnx").read_bytes() == Path("net.onnx").read_bytes()

@@ -217,8 +217,8 @@ def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
     arms = {
         INPUT: (1.0, 90, 400),
         "static": (0.5, 90, 100),
-        "near": (0.55, 90, 100),
-        "slow": (0.65, 90, 100),
+        "near": (0.6, 90, 100),
+        "slow": (0.7, 90, 100),
         "wrong": (0.4, 10, 100),
     }
     stage.choose(arms)
@@ -228,7 +228,7 @@ def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
 
 
 def test_thread_counts_at_which_an_arm_has_lost_are_not_timed_on():
-    cells = {Cell("a", 1, 1): 1.0, Cell("a", 1, 2): 1.3, Cell("a", 3, 1): 2.0, Cell("a", 3, 2): 1.8}
+    cells = {Cell("a", 1, 1): 1.0, Cell("a", 1, 2): 1.6, Cell("a", 3, 1): 2.0, Cell("a", 3, 2): 1.4}
     glance = Measured({cell: np.full((1, 2), time) for cell, time in cells.items()}, {})
     assert timing._slow_threads(glance) == [Cell("a", 1, 2)]
 

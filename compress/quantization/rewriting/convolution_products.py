@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto, NodeProto
 
 from compress.quantization.editing import Array, attributes
-from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.graph import Graph, attribute
-from compress.runtime.interface import Feeds
 
 #: The first opset in which Pad takes its widths, and Slice its ends, as inputs.
 _OPSET = 11
@@ -47,23 +44,13 @@ class _Along:
     pads: tuple[int, int]
 
 
-def as_products(source: Path, target: Path, samples: Feeds) -> bool:
-    """Write a copy in which convolutions along one axis are products that compute the same.
+def as_products(model: ModelProto) -> int:
+    """Put products in the place of convolutions along one axis; returns how many.
 
     Those without groups, of fp32 with constant weights, over inputs (N, C, T) or (N, C, T, W), with
     up to 16 taps that make a product of at least 64 x 16. Sizes of the input need not be known.
     Graphs of opsets before 11 stay as they are.
-
-    Args:
-        samples: real inputs, on which both files have to agree.
-
-    Returns:
-        Whether there was any that could be replaced; without, nothing is written.
     """
-    return write_changed(source, target, samples, _replace)
-
-
-def _replace(model: ModelProto) -> int:
     graph = Graph(model)
     if graph.opset < _OPSET:
         return 0

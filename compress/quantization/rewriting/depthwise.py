@@ -8,30 +8,15 @@ the way back.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from onnx import ModelProto
 
 from compress.quantization.rewriting.affine import normalization
-from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.graph import Graph
-from compress.runtime.interface import Feeds
 
 
-def as_convolutions(source: Path, target: Path, samples: Feeds) -> bool:
-    """Write a copy without BatchNormalization that computes the same.
-
-    Args:
-        samples: real inputs, on which both files have to agree.
-
-    Returns:
-        Whether there was any that could be replaced; without, nothing is written.
-    """
-    return write_changed(source, target, samples, _replace)
-
-
-def _replace(model: ModelProto) -> int:
+def as_convolutions(model: ModelProto) -> int:
+    """Put convolutions in the place of BatchNormalization; returns how many."""
     graph = Graph(model)
     for node in graph.nodes("BatchNormalization"):
         rank, affine = graph.rank(node.input[0]), normalization(graph, node)

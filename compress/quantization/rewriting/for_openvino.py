@@ -7,34 +7,20 @@ profile of PP-OCR's classifier, 9 HardSigmoid nodes and 19 of 30 Reorders go.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.graph import Graph, attribute
-from compress.runtime.interface import Feeds
 
 #: The first opset in which Clip takes its bounds as inputs.
 _OPSET = 11
 
 
-def for_openvino(source: Path, target: Path, samples: Feeds) -> bool:
-    """Write a copy whose HardSigmoid nodes of fp32 are Mul, Add and Clip.
+def for_openvino(model: ModelProto) -> int:
+    """Put Mul, Add and Clip in the place of HardSigmoid of fp32; returns how many.
 
     Graphs of opsets before 11 stay as they are.
-
-    Args:
-        samples: real inputs, on which both files have to agree.
-
-    Returns:
-        Whether there was any that could be replaced; without, nothing is written.
     """
-    return write_changed(source, target, samples, _replace)
-
-
-def _replace(model: ModelProto) -> int:
     graph = Graph(model)
     if graph.opset < _OPSET:
         return 0

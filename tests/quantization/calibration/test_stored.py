@@ -18,7 +18,7 @@ from compress.quantization.calibration.observed import STATIC_KINDS
 from compress.quantization.calibration.shared import Calibration
 from compress.quantization.calibration.stored import Store, pass_key, samples_digest
 from compress.quantization.config import QuantizeConfig
-from compress.quantization.variants import Variants
+from compress.quantization.variants import BY_ROWS, Variants
 from compress.runtime.interface import Feeds
 
 BATCHES: list[Feeds] = [(whole(4, 2, 8, 8),), (whole(3, 2, 8, 8, seed=1),)]
@@ -172,7 +172,7 @@ def test_no_candidate_needs_a_second_pass(
         built = build(trained_onnx, folder, TaskJudge(tiny_task), QuantizeConfig(), store=store)
         assert built.candidates is not None
         files, failures = make_all(Variants(built.candidates).makers(), folder)
-        assert failures == {}
+        assert set(failures) == {BY_ROWS}, "its convolutions go along two axes"
         made.append({name: path.read_bytes() for name, path in (built.files | files).items()})
         names = [path.name for path in passes]
         assert names == ["prepared.onnx", "equalized.onnx", "corrected.onnx"]

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from sketch import Sketch, kinds, numbers, run, save
 
+from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.convolution_products import as_products
 
 LENGTH = (24, 32, 3)
@@ -55,13 +56,13 @@ def image(kernel, length, group=1):
 
 def rewritten(model, folder: Path, x):
     source, target = save(model, folder / "model.onnx"), folder / "products.onnx"
-    assert as_products(source, target, (x,))
+    assert write_changed(source, target, (x,), as_products)
     return onnx.load(target)
 
 
 def stays(model, folder: Path, x) -> bool:
     source, target = save(model, folder / "model.onnx"), folder / "products.onnx"
-    return not as_products(source, target, (x,)) and not target.exists()
+    return not write_changed(source, target, (x,), as_products) and not target.exists()
 
 
 @pytest.mark.parametrize("bias", [True, False])

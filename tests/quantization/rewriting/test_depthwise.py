@@ -11,6 +11,7 @@ from sketch import Sketch, kinds, run
 
 from compress.quantization.candidates import Candidates
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.depthwise import as_convolutions
 from compress.quantization.rewriting.folding import infer_shapes
 
@@ -47,7 +48,7 @@ def written(model, folder: Path) -> Path:
 def test_it_computes_the_same_for_any_number_of_dimensions(size: tuple[int, ...], tmp_path: Path):
     source, target = written(behind_relu(size), tmp_path), tmp_path / "spread.onnx"
     x = numbers(4, 3, *size)
-    assert as_convolutions(source, target, (x,))
+    assert write_changed(source, target, (x,), as_convolutions)
     before, after = onnx.load(source), onnx.load(target)
     assert (kinds(before)["BatchNormalization"], kinds(after)["BatchNormalization"]) == (2, 0)
     assert kinds(after)["Conv"] == 4
@@ -59,13 +60,18 @@ def test_it_computes_the_same_for_any_number_of_dimensions(size: tuple[int, ...]
 def test_what_is_no_image_or_learns_while_it_runs_stays(tmp_path: Path):
     g = Sketch()
     flat = normalized(g, g.Relu(g.input(shape=("batch", 6))), 6)
-    assert not as_convolutions(
-        written(g.output(flat).model(), tmp_path), tmp_path / "spread.onnx", (numbers(2, 6),)
+    assert not write_changed(
+        written(g.output(flat).model(), tmp_path),
+        tmp_path / "spread.onnx",
+        (numbers(2, 6),),
+        as_convolutions,
     )
     g = Sketch()
     first, *_ = normalized(g, g.input(shape=("batch", 3, 4, 4)), 3, training_mode=1, outputs=3)
     source = written(g.output(first).model(), tmp_path)
-    assert not as_convolutions(source, tmp_path / "spread.onnx", (numbers(2, 3, 4, 4),))
+    assert not write_changed(
+        source, tmp_path / "spread.onnx", (numbers(2, 3, 4, 4),), as_convolutions
+    )
     assert not (tmp_path / "spread.onnx").exists()
 
 

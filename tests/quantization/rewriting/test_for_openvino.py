@@ -9,6 +9,7 @@ import onnx
 import pytest
 from sketch import Sketch, extremes, kinds, run, save
 
+from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.folding import infer_shapes
 from compress.quantization.rewriting.for_openvino import for_openvino
 
@@ -32,7 +33,7 @@ def bent(opset=18, **attributes):
 )
 def test_the_pieces_give_what_the_node_does(attributes, opset, tmp_path: Path):
     model, target = bent(opset, **attributes), tmp_path / "pieces.onnx"
-    assert for_openvino(save(model, tmp_path / "model.onnx"), target, (X,))
+    assert write_changed(save(model, tmp_path / "model.onnx"), target, (X,), for_openvino)
     after = onnx.load(target)
     assert kinds(after) == {"Neg": 1, "Mul": 2, "Add": 1, "Clip": 1}
     np.testing.assert_allclose(run(after, X)[0], run(model, X)[0], rtol=1e-5, atol=1e-6)
@@ -45,7 +46,7 @@ def test_each_node_has_numbers_of_its_own(tmp_path: Path):
     source, target = save(g.model(), tmp_path / "model.onnx"), tmp_path / "pieces.onnx"
     model = onnx.load(source)
     infer_shapes(model)
-    assert for_openvino(save(model, source), target, (X,))
+    assert write_changed(save(model, source), target, (X,), for_openvino)
     assert kinds(onnx.load(target)) == {"Mul": 3, "Add": 3, "Clip": 3}
     for found, expected in zip(run(onnx.load(target), X), run(model, X), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -73,5 +74,5 @@ def of_another_domain():
 @pytest.mark.parametrize("make", [half_precision, without, of_another_domain, lambda: bent(10)])
 def test_without_any_of_fp32_nothing_is_written(make, tmp_path: Path):
     target = tmp_path / "pieces.onnx"
-    assert not for_openvino(save(make(), tmp_path / "model.onnx"), target, (X,))
+    assert not write_changed(save(make(), tmp_path / "model.onnx"), target, (X,), for_openvino)
     assert not target.exists()
