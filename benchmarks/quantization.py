@@ -25,7 +25,7 @@ from benchmarks.peers.ours import WAYS, Choice, ours
 from benchmarks.peers.packages import CACHE
 from benchmarks.peers.references import REFERENCES, make_reference
 from benchmarks.peers.subject import Subject
-from benchmarks.peers.table import alone_name, markdown, summary
+from benchmarks.peers.table import alone_name, markdown, summary, with_alone
 from benchmarks.peers.third_party import THIRD_PARTY, make
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure
