@@ -188,17 +188,25 @@ class Session:
         for output in self.outputs:
             binding.bind_output(output.name, self.device)
         session.run_with_iobinding(binding)
-        # Bound again to the buffers of the first run, so that no later run allocates its outputs.
+        # Bound again to the buffers of the first run, so that no later run allocates its outputs;
+        # but onnxruntime refuses one that is not of the declared shape, and otherwise lets it pass.
+        anew = list[str]()
         for output, value in zip(self.outputs, binding.get_outputs(), strict=True):
-            binding.bind_ortvalue_output(output.name, value)
-        if self.device == "cpu":
-            return lambda: session.run_with_iobinding(binding)
+            if value.is_tensor() and _fits(output, value.shape()):
+                binding.bind_ortvalue_output(output.name, value)
+            else:
+                anew.append(output.name)
 
-        def run_and_wait() -> None:
+        def call() -> None:
+            for name in anew:
+                binding.bind_output(name, self.device)
             session.run_with_iobinding(binding)
+
+        def call_and_wait() -> None:
+            call()
             binding.synchronize_outputs()
 
-        return run_and_wait
+        return call if self.device == "cpu" else call_and_wait
 
     def end_trace(self) -> Path:
         """Stop the profiler; the file that it wrote, JSON in Chrome's trace event format."""
@@ -222,13 +230,17 @@ class Session:
 
 def check_feeds(file: Path, inputs: Sequence[ort.NodeArg], feeds: Feeds) -> None:
     """Raise ShapeMismatch unless inputs of a session take arrays of these shapes and types."""
-    fits = len(feeds) == len(inputs)
+    right = len(feeds) == len(inputs)
     for entry, feed in zip(inputs, feeds, strict=False):
-        sizes = zip(entry.shape, feed.shape, strict=False)
-        fits &= len(entry.shape) == feed.ndim
-        fits &= feed.dtype == _TYPES.get(entry.type, np.float32)
-        fits &= all(not isinstance(want, int) or want == found for want, found in sizes)
-    if not fits:
+        right &= _fits(entry, feed.shape) and feed.dtype == _TYPES.get(entry.type, np.float32)
+    if not right:
         expected = [f"{entry.name} {entry.type} {entry.shape}" for entry in inputs]
         given = [f"{feed.dtype} {list(feed.shape)}" for feed in feeds]
         raise ShapeMismatch(f"{file}: takes {', '.join(expected)}, the data is {', '.join(given)}.")
+
+
+def _fits(entry: ort.NodeArg, shape: Sequence[int]) -> bool:
+    """Whether a shape is one that a session declares for this input or output."""
+    sizes = zip(entry.shape, shape, strict=False)
+    same = all(not isinstance(want, int) or want == found for want, found in sizes)
+    return same and len(entry.shape) == len(shape)

@@ -125,6 +125,21 @@ def test_a_bound_call_keeps_its_output_buffers(model: Path, monkeypatch: pytest.
     assert places[0] == places[1] == places[2]
 
 
+def test_a_bound_call_runs_a_file_that_declares_another_rank_than_it_gives(tmp_path: Path):
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, "m"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Squeeze", ["r"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    session = Session(tmp_path / "m.onnx")
+    inputs = np.ones((3, 4, 2), np.float32)
+    assert session.run(inputs).shape == (3, 4, 2)  # which onnxruntime lets pass
+    call = session.bind(inputs)
+    call()
+    call()
+
+
 def test_a_bound_batch_need_not_be_contiguous(model: Path):
     inputs = np.random.default_rng(3).standard_normal((8, 4)).astype(np.float32)[::2]
     assert not inputs.flags["C_CONTIGUOUS"]
