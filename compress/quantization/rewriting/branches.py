@@ -8,6 +8,7 @@ well, where it finds the condition constant; 1.31 crashes over it on some graphs
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -46,23 +47,36 @@ def inline_known_branches(model: ModelProto) -> int:
         return 0
     unique_names(model)
     count = 0
-    while found := _inline(model.graph, _Known(model)):  # what is inlined tells new shapes
+    while found := inline(model.graph, _Known(model).branch):  # what is inlined tells new shapes
         count += found
     return count
 
 
-def _inline(graph: GraphProto, known: _Known) -> int:
+def inline(graph: GraphProto, taken: Callable[[NodeProto], GraphProto | None]) -> int:
+    """Replace nodes by those of a branch, in a graph of unique names and its bodies, in place.
+
+    Args:
+        taken: of a node the branch that is taken in every call; None where that is not known.
+
+    Returns:
+        How many nodes were replaced.
+    """
     nodes, count = list[NodeProto](), 0
     for node in graph.node:
-        branch = known.branch(node)
+        branch = taken(node)
         for body in [branch] if branch is not None else [body for _, body in bodies(node)]:
-            count += _inline(body, known)
+            count += inline(body, taken)
         count += branch is not None
         nodes += [copied(node)] if branch is None else _taken_apart(graph, node, branch)
     if count:
         del graph.node[:]
         graph.node.extend(nodes)
     return count
+
+
+def branch_of(node: NodeProto, name: str) -> GraphProto | None:
+    """`then_branch` or `else_branch` of an If."""
+    return next((body for found, body in bodies(node) if found == name), None)
 
 
 def _taken_apart(graph: GraphProto, node: NodeProto, branch: GraphProto) -> list[NodeProto]:
@@ -102,7 +116,7 @@ class _Known:
         if condition is None or condition.size != 1:
             return None
         wanted = "then_branch" if condition.item() else "else_branch"
-        return next((body for name, body in bodies(node) if name == wanted), None)
+        return branch_of(node, wanted)
 
     def _learn(self, graph: GraphProto, inputs: set[str]) -> None:
         for tensor in graph.initializer:
@@ -180,14 +194,8 @@ class _Known:
 
 
 def _shapes(model: ModelProto) -> dict[str, _Sizes]:
-    """What follows from the declared inputs; nothing else that a file says of itself is trusted."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    for body in graphs(copy.graph):
-        body.ClearField("value_info")
-        declared = body.output if body is copy.graph else (*body.input, *body.output)
-        for value in declared:
-            value.type.tensor_type.ClearField("shape")
+    """What follows from the declared inputs."""
+    copy = only_inputs_declared(model)
     without_weights(copy, lambda light: onnx.shape_inference.infer_shapes(light, data_prop=True))
     values = [value for graph in graphs(copy.graph) for value in graph.value_info]
     found = {
@@ -200,3 +208,15 @@ def _shapes(model: ModelProto) -> dict[str, _Sizes]:
                 size.dim_value if size.HasField("dim_value") else None for size in kind.shape.dim
             )
     return found
+
+
+def only_inputs_declared(model: ModelProto) -> ModelProto:
+    """A copy without all else that a file says of the shapes of its values, which may be wrong."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for body in graphs(copy.graph):
+        body.ClearField("value_info")
+        declared = body.output if body is copy.graph else (*body.input, *body.output)
+        for value in declared:
+            value.type.tensor_type.ClearField("shape")
+    return copy

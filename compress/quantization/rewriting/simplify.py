@@ -22,6 +22,7 @@ from compress.quantization.rewriting.branches import inline_known_branches
 from compress.quantization.rewriting.embeddings import compute_on_tables
 from compress.quantization.rewriting.files import load, save
 from compress.quantization.rewriting.folding import DOUBTFUL, fold, infer_shapes
+from compress.quantization.rewriting.impossible_branches import inline_only_branches
 from compress.quantization.rewriting.in_bodies import Change, in_bodies
 from compress.quantization.rewriting.normalizations import fuse_layer_normalization
 from compress.quantization.rewriting.one_hot import fuse_one_hot
@@ -44,6 +45,7 @@ def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
         "functions inlined": (constants.inline_functions,),
         "weights no longer inputs": (constants.take_weights_off_inputs,),
         "If on a known condition": (inline_known_branches,),
+        "If with one branch that fits": (inline_only_branches,),
         "Constant nodes to initializers": (constants.lift_constants,),
         "opset raised": tuple(partial(raise_opset, version) for version in OPSETS),
         "nodes that pass values on": (in_bodies(constants.drop_passing),),
