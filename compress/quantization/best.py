@@ -250,15 +250,18 @@ def _best(found: dict[str, Candidate], goal: Goal) -> str:
     allowed = [entry for entry in found.values() if not entry.reason] or [found[INPUT]]
     if goal.minimise == "size":
         return min(allowed, key=_size).name
-    equals = _near_least(allowed, _latency)
-    # What uses the whole budget here may exceed it on other data, for nothing in return but bytes.
-    safe = [entry for entry in equals if (entry.drop or 0.0) <= goal.max_drop / 2]
-    return min(_near_least(safe or equals, _size), key=_latency).name
+    # What uses the whole budget here may exceed it on other data, for little in return.
+    near = _near_least(allowed, _latency, 2 * MARGIN)
+    safe = [entry for entry in near if (entry.drop or 0.0) <= goal.max_drop / 2]
+    equals = _near_least(safe or allowed, _latency)
+    return min(_near_least(equals, _size), key=_latency).name
 
 
-def _near_least(entries: list[Candidate], of: Callable[[Candidate], float]) -> list[Candidate]:
-    """Those within the margin of the least."""
-    most = min(map(of, entries)) * (1 + MARGIN)
+def _near_least(
+    entries: list[Candidate], of: Callable[[Candidate], float], margin: float = MARGIN
+) -> list[Candidate]:
+    """Those within a margin of the least."""
+    most = min(map(of, entries)) * (1 + margin)
     return [entry for entry in entries if of(entry) <= most]
 
 
@@ -281,5 +284,5 @@ def _account(entry: Candidate, chosen: str, found: dict[str, Candidate], goal: G
     elif entry.latency_ratio == min(allowed):
         reason = "fastest within the budget"
     else:
-        reason = f"smallest, or safest, of those within {MARGIN:.0%} of the fastest"
+        reason = f"safest, or smallest, of those within {2 * MARGIN:.0%} of the fastest"
     return entry.model_copy(update={"kept": True, "reason": reason})

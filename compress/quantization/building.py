@@ -26,6 +26,8 @@ REWRITTEN, FUSED = "fp32, rewritten", "fp32, fused"
 FOR_OPENVINO = "fp32, for OpenVINO"
 #: Steps of rewriting that can make a model faster by themselves.
 _FASTER = {
+    "If on a known condition",
+    "If with one branch that fits",
     "scales and shifts merged into weights",
     "one-hot products to Gather",
     "LayerNormalization",
