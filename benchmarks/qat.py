@@ -1,7 +1,9 @@
 """What int8 costs in accuracy by calibration alone, and after quantization-aware training.
 
-    python -m benchmarks.qat                              every family below, from runs/families
-    python -m benchmarks.qat cnn=runs/cnn/1-train         only this one, from that artifact
+    python -m benchmarks.qat                              every model below; hours where the
+                                                          recipes have not trained theirs yet
+    python -m benchmarks.qat rnn gru                      only these
+    python -m benchmarks.qat uneven=runs/cnn/5-student    from that artifact
 
 For each trained reference model the drop on the test split against its own fp32 file, on the same
 samples, of static and dynamic int8 by calibration, and of `qat`; and the latency of each file
@@ -28,6 +30,8 @@ import onnx
 import torch
 from torch import nn
 
+from benchmarks.distillation import make_teacher
+from benchmarks.peers.references import RUNS
 from compress.artifact import Artifact, load_artifact
 from compress.data.references import load_task
 from compress.data.task import Task
@@ -44,20 +48,15 @@ from compress.progress import quiet
 from compress.quantization.qat.config import QatConfig
 from compress.quantization.qat.start import calibrated
 from compress.recipe import BudgetConfig, Stage
+from compress.recipe.parse import load_recipe
 from compress.runtime.onnxruntime import Session
 from compress.stats import paired_drop
 
 RESULTS = Path(__file__).parent / "results" / "qat.json"
-#: Family to the trained model that `benchmarks.families` and the main job leave.
-MODELS = {
-    "cnn": "runs/cnn/1-train",
-    "rnn": "runs/families/rnn/1-train",
-    "gru": "runs/families/gru/1-train",
-    "transformer": "runs/families/transformer/2-train",
-    "gpt": "runs/families/gpt/1-train",
-    "forecast": "runs/families/forecast/1-train",
-    "uneven": "runs/cnn/5-student",
-}
+#: Each is its recipe's trained model, which other benchmarks use as well.
+FAMILIES = ("cnn", "rnn", "gru", "transformer", "gpt", "forecast")
+#: What the main job leaves, for `uneven`.
+STUDENT = "runs/cnn/5-student"
 SETTINGS: dict[str, dict[str, Any]] = {
     "gpt": {"epochs": 1},
     "uneven": {"per_channel": False, "epochs": 20, "learning_rate": 0.002, "patience": 20},
@@ -68,16 +67,22 @@ BENCH = BenchConfig(batch=(1, 32), threads=(1,), workers=4, rounds=6, control=Fa
 
 def main() -> None:
     """Measure the named families, print and store what was found."""
-    named = dict(word.split("=", 1) for word in sys.argv[1:])
-    for family, folder in (named or MODELS).items():
+    words = sys.argv[1:] or [*FAMILIES, f"uneven={STUDENT}"]
+    for family, _, folder in (word.partition("=") for word in words):
         with tempfile.TemporaryDirectory() as scratch:
-            parent = load_artifact(Path(folder))
+            parent = load_artifact(Path(folder)) if folder else trained(family)
             if family == "uneven":
                 parent = uneven(parent, Path(scratch))
             found = measure_family(parent, SETTINGS.get(family, {}))
         stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
         RESULTS.write_text(json.dumps(stored | {family: found}, indent=1) + "\n")
         print(table(family, found))
+
+
+def trained(family: str) -> Artifact:
+    """What the recipe of that name trains; minutes to an hour where it has not been yet."""
+    recipe = load_recipe(Path(f"recipes/{family}.yaml"))
+    return make_teacher(recipe, "train", RUNS / family)
 
 
 def uneven(parent: Artifact, folder: Path) -> Artifact:
