@@ -6,19 +6,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from compress.errors import NoEffect, first_line
+from compress.errors import NoEffect
 from compress.measure.config import BenchConfig
-from compress.measure.judge import Floats, Judge
+from compress.measure.judge import Judge
 from compress.onnx_files import size_bytes
 from compress.progress import Progress, quiet
 from compress.quantization.building import Built
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.losses import Losses
 from compress.quantization.rescue import rescue
 from compress.quantization.timing import Timed, time_candidates
 from compress.report.formatting import metric_format
 from compress.report.schema import Candidate
-from compress.runtime.interface import Target, open_model
-from compress.stats import paired_drop
+from compress.runtime.interface import Target
 
 #: Latencies closer than this count as equal on a shared machine; so do sizes.
 MARGIN = 0.03
@@ -106,24 +106,23 @@ def choose(
         threads: for answers that are not timed.
         runtimes: which every file, the input's included, is tried on beside onnxruntime.
     """
-    reference = _scores(Target(goal.reference), judge, device, threads)
+    losses = Losses(goal.reference, judge, device, threads)
     if goal.relative:
-        goal = replace(goal, max_drop=goal.max_drop * abs(float(reference.mean())))
+        goal = replace(goal, max_drop=goal.max_drop * abs(float(losses.reference.mean())))
     arms = _targets({INPUT: source, **built.files}, runtimes)
-    drops, failed = _drops(arms, reference, judge, device, threads)
+    drops, failed = losses.of_all(arms, goal.max_drop, needed=(INPUT,))
     rescued = rescue(
         built,
         drops,
-        lambda path: _drop(Target(path), reference, judge, device, threads),
+        lambda path: losses.of(Target(path)),
         goal.max_drop,
         scores=judge.outputs_are_scores,
         progress=progress,
     )
     more = _targets(rescued.files, runtimes)
     arms |= more
-    unjudged = {name: target for name, target in more.items() if name not in rescued.drops}
-    further = _drops(unjudged, reference, judge, device, threads)
-    drops |= rescued.drops | further[0]
+    further = losses.of_all(more, goal.max_drop, known=rescued.drops)
+    drops |= further[0]
     failed |= further[1] | built.failures | rescued.failures
     within = {name for name, drop in drops.items() if drop <= goal.max_drop + _ROUNDING}
     timed = time_candidates(
@@ -194,26 +193,6 @@ def _is_told(arms: Mapping[str, Target], name: str) -> bool:
     return arms[name].runtime == arms[INPUT].runtime
 
 
-def _drops(
-    arms: dict[str, Target], reference: Floats, judge: Judge, device: str, threads: int
-) -> tuple[dict[str, float], dict[str, str]]:
-    """What each arm loses against the reference; and why some could not be asked."""
-    drops, failed = dict[str, float](), dict[str, str]()
-    for name, target in arms.items():
-        try:
-            drops[name] = _drop(target, reference, judge, device, threads)
-        except Exception as error:  # a candidate may fail as runtimes do; the input may not
-            if name == INPUT:
-                raise
-            failed[name] = f"fails on the data: {first_line(error)}"
-    return drops, failed
-
-
-def _drop(target: Target, reference: Floats, judge: Judge, device: str, threads: int) -> float:
-    scores = _scores(target, judge, device, threads)
-    return paired_drop(reference, scores, judge.higher_is_better)[0]
-
-
 def _targets(files: dict[str, Path], runtimes: tuple[str, ...]) -> dict[str, Target]:
     """Every file on onnxruntime, then on each of the others."""
     found = {name: Target(path) for name, path in files.items()}
@@ -230,11 +209,6 @@ def refuse_single_method(choice: Choice, config: QuantizeConfig) -> None:
             f"quantization by '{config.method}' was refused: {(refused or ['not built'])[0]}. "
             "Use method=best, or raise budget.max_drop."
         )
-
-
-def _scores(target: Target, judge: Judge, device: str, threads: int) -> Floats:
-    model = open_model(target.runtime, target.path, device, threads)
-    return judge.scores(model, "validation")
 
 
 def _refusal(drop: float, ratio: float | None, goal: Goal, change: str) -> str:

@@ -17,9 +17,10 @@ from compress.export.graph import operators
 from compress.measure.config import BenchConfig
 from compress.measure.judge import TaskJudge
 from compress.measure.measured import Beside, Cell, Measured
-from compress.quantization import best, timing
+from compress.quantization import best, losses, timing
 from compress.quantization.building import Built, build
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.losses import Losses
 from compress.report.measure_schema import Noise, RawWorker
 from compress.report.schema import Candidate
 from compress.runtime.interface import Target
@@ -69,11 +70,11 @@ class Stage:
             workers = (WORKER,) * min(config.workers, self.workers)
             return Measured(blocks, dict.fromkeys(blocks, 1), beside, workers)
 
-        def scores(target: Target, *_: object) -> np.ndarray:
+        def scores(_: Losses, target: Target) -> np.ndarray:
             return (np.arange(100) < hits[target.path]).astype(float)
 
         self.monkeypatch.setattr(timing, "measure", measure)
-        self.monkeypatch.setattr(best, "_scores", scores)
+        self.monkeypatch.setattr(Losses, "_scores", scores)
         source, others = files[INPUT], {k: v for k, v in files.items() if k != INPUT}
         goal = best.Goal(source, max_drop, minimise, BenchConfig(batch=(1, 3), control=True))
         self.choice = best.choose(
@@ -234,13 +235,13 @@ def test_thread_counts_at_which_an_arm_has_lost_are_not_timed_on():
 
 
 def test_what_is_over_the_budget_is_not_timed_on_further_runtimes(stage: Stage):
-    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 90, 100), "wrong": (0.4, 10, 100)}
+    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 90, 100), "wrong": (0.4, 85, 100)}
     _, account = stage.choose(arms, runtimes=("openvino",))
     assert list(stage.timed[0]) == [*arms, f"{INPUT}, openvino", "static, openvino"]
     assert account["wrong"].latency_ratio == pytest.approx(0.4)
     untimed = account["wrong, openvino"]
-    assert (untimed.latency_ratio, untimed.drop) == (None, pytest.approx(0.8))
-    assert untimed.reason == "validation drop 0.8000 is over the budget of 0.02"
+    assert (untimed.latency_ratio, untimed.drop) == (None, pytest.approx(0.05))
+    assert untimed.reason == "validation drop 0.0500 is over the budget of 0.02"
 
 
 def test_what_is_faster_at_one_batch_size_is_told(stage: Stage):
@@ -401,3 +402,29 @@ def test_what_uses_most_of_the_budget_has_to_be_faster_by_more_than_noise(
 ):
     arms = {INPUT: (1.0, 90, 400), "static": (0.5, 90, 300), "weight-only": (latency, 88, 50)}
     assert stage.choose(arms, max_drop=0.03)[0] == chosen
+
+
+def test_what_is_hopeless_on_onnxruntime_is_not_tried_elsewhere(stage: Stage):
+    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 83, 100), "dynamic": (0.6, 85, 100)}
+    _, account = stage.choose(arms, max_drop=0.02, runtimes=("openvino",))
+    assert account["static, openvino"].reason == (
+        "not tried: loses 0.0700 on onnxruntime, over 3 times the budget"
+    )
+    assert account["static, openvino"].drop is None
+    assert account["dynamic, openvino"].drop == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("saturating", [True, False])
+def test_another_runtime_may_keep_what_sums_of_16_bits_lose(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, saturating: bool
+):
+    monkeypatch.setattr(losses, "saturates", lambda *_: saturating)
+    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 50, 100)}
+    _, account = stage.choose(arms, runtimes=("openvino",))
+    assert (account["static, openvino"].drop is not None) == saturating
+
+
+def test_without_a_budget_every_runtime_is_asked(stage: Stage):
+    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 89, 100)}
+    _, account = stage.choose(arms, max_drop=0.0, runtimes=("openvino",))
+    assert account["static, openvino"].drop == pytest.approx(0.01)
