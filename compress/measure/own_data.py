@@ -115,7 +115,10 @@ class Agreement(OwnData):
 
     def judged(self, model: Model, part: Part) -> tuple[Quality, Floats]:
         scores = self.scores(model, part)
-        return quality_of(self, scores), scores
+        found = quality_of(self, scores)
+        if not self.outputs_are_scores and not scores.any():  # of no error there is no share
+            found = found.model_copy(update={"interval": None})
+        return found, scores
 
 
 _WHY = {

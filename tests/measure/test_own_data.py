@@ -64,7 +64,10 @@ def test_what_is_no_score_is_compared_by_its_relative_error(tmp_path: Path):
     answered = np.concatenate([entry[0] for entry in judge.parts["validation"].entries])
     alive = np.abs(Session(fp32).run(answered)).sum(axis=1) > 0
     assert found[alive] == pytest.approx(0.1, rel=1e-5)
-    assert (judge.scores(Session(fp32), "validation") == 0).all()
+    itself, scores = judge.judged(Session(fp32), "validation")
+    assert (scores == 0).all()
+    assert (itself.value, itself.interval) == (0, None)
+    assert judge.judged(Session(louder), "validation")[0].interval is not None
 
 
 def test_the_rule_can_be_named(tmp_path: Path):
