@@ -24,17 +24,17 @@ from compress.quantization.rewriting.simplify import Rewrite, simplify
 REWRITTEN, FUSED = "fp32, rewritten", "fp32, fused"
 #: The same in the operators that OpenVINO is fast with.
 FOR_OPENVINO = "fp32, for OpenVINO"
-#: Steps of rewriting that can make a model faster by themselves.
-_FASTER = {
-    "If on a known condition",
-    "If with one branch that fits",
-    "scales and shifts merged into weights",
-    "one-hot products to Gather",
-    "LayerNormalization",
-    "GELU",
-    "HardSwish",
-    "HardSigmoid",
-    "small vocabularies into recurrent weights",
+#: Steps of rewriting that make no model faster by themselves: onnxruntime takes them itself.
+_NEUTRAL = {
+    "functions inlined",
+    "Constant nodes to initializers",
+    "opset raised",
+    "nodes that pass values on",
+    "constant parts folded",
+    "nodes named",
+    "shapes inferred",
+    "biases of one row to lists",
+    "shapes of new values inferred",
 }
 
 
@@ -89,7 +89,7 @@ def build(
     files, failures = make_all(candidates.makers(), folder)
     if config.method == "best":
         failures |= {} if candidates.int8 else {"int8": NO_INT8}
-        helped = any(entry.name in _FASTER and not entry.undone for entry in rewrites)
+        helped = any(entry.name not in _NEUTRAL and not entry.undone for entry in rewrites)
         sources = {REWRITTEN: prepared if helped else None, FUSED: candidates.fused}
         openvino = folder / "openvino.onnx"
         change = (prepared, openvino, samples[0], for_openvino)

@@ -145,3 +145,8 @@ def fill(feed: Array, rows: int) -> Array:
     if missing <= 0:
         return feed[:rows]
     return np.concatenate([feed, np.repeat(feed[-1:], missing, axis=0)])
+
+
+def contiguous(feed: Array) -> Array:
+    """The array as runtimes read it; numpy's function of that name makes a list of a scalar."""
+    return np.asarray(feed, order="C")

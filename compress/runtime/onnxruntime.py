@@ -11,7 +11,14 @@ import onnxruntime as ort
 
 from compress.data.samples import Declared
 from compress.errors import DeviceUnavailable, ModelFileError, ShapeMismatch, first_line
-from compress.runtime.interface import Array, Feeds, example_feeds, fill, in_batches
+from compress.runtime.interface import (
+    Array,
+    Feeds,
+    contiguous,
+    example_feeds,
+    fill,
+    in_batches,
+)
 
 __all__ = ["PROVIDERS", "Array", "Feeds", "Session", "check_device", "fill"]
 
@@ -183,7 +190,7 @@ class Session:
         self.check(feeds)
         session, binding = self._session, self._session.io_binding()
         for name, feed in zip(self._names(), feeds, strict=True):
-            on_device = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feed), self.device, 0)
+            on_device = ort.OrtValue.ortvalue_from_numpy(contiguous(feed), self.device, 0)
             binding.bind_ortvalue_input(name, on_device)
         for output in self.outputs:
             binding.bind_output(output.name, self.device)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DeviceUnavailable, InputError, ModelFileError, ShapeMismatch
-from compress.runtime.interface import Array, Feeds, example_feeds, in_batches
+from compress.runtime.interface import Array, Feeds, contiguous, example_feeds, in_batches
 
 try:
     import openvino
@@ -62,6 +62,7 @@ class OpenVinoModel:
 
         Raises:
             ShapeMismatch: the model does not take arrays of this shape or type.
+            ModelFileError: OpenVINO fails to run it on them.
         """
         feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
         first = self._model.inputs[0].partial_shape[0]
@@ -69,8 +70,7 @@ class OpenVinoModel:
         request = self._compiled.create_infer_request()
 
         def call(part: Feeds) -> Array:
-            self._set(request, part)
-            request.infer()
+            self._infer(request, part)
             return np.array(request.get_output_tensor(0).data)
 
         return in_batches(call, feeds, size, filled=first.is_static)
@@ -78,8 +78,7 @@ class OpenVinoModel:
     def outputs_of(self, feeds: Feeds) -> list[Array]:
         """All outputs of one call, in the model's order."""
         request = self._compiled.create_infer_request()
-        self._set(request, feeds)
-        request.infer()
+        self._infer(request, feeds)
         return [np.array(tensor.data) for tensor in request.output_tensors]
 
     def bind(self, inputs: Array | Feeds) -> Callable[[], None]:
@@ -87,8 +86,7 @@ class OpenVinoModel:
         feeds = (inputs,) if isinstance(inputs, np.ndarray) else inputs
         self._check(feeds)
         request = self._fixed(feeds).create_infer_request()
-        self._set(request, feeds)
-        request.infer()
+        self._infer(request, feeds)
         infer: Callable[[], Any] = request.infer
         return infer
 
@@ -105,10 +103,17 @@ class OpenVinoModel:
         except RuntimeError:
             return self._compiled
 
-    def _set(self, request: Any, feeds: Feeds) -> None:
+    def _infer(self, request: Any, feeds: Feeds) -> None:
         self._check(feeds)
-        for place, feed in enumerate(feeds):
-            request.set_input_tensor(place, openvino.Tensor(np.ascontiguousarray(feed)))
+        try:
+            for place, feed in enumerate(feeds):
+                request.set_input_tensor(place, openvino.Tensor(contiguous(feed)))
+            request.infer()
+        except RuntimeError as error:
+            shapes = " and ".join(str(list(feed.shape)) for feed in feeds)
+            raise ModelFileError(
+                f"{self.file}: OpenVINO fails on inputs {shapes}: {_line(error)}"
+            ) from error
 
     def example(self, batch: int, seed: int = 0, length: int | None = None) -> Feeds:
         """A batch of the declared shapes; see `example_feeds`."""

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from compress.data.task import Task
 from compress.errors import DeviceUnavailable, InputError, ModelFileError, ShapeMismatch
@@ -64,6 +66,44 @@ def test_examples_are_those_of_onnxruntime(openvino, trained_onnx: Path):
     (expected,) = Session(trained_onnx).example(3)
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == expected.dtype
+
+
+def scalar_model(path: Path) -> Path:
+    """x to the power of a number."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+    power = helper.make_tensor_value_info("power", TensorProto.FLOAT, [])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
+    graph = helper.make_graph(
+        [helper.make_node("Pow", ["x", "power"], ["y"])], "g", [x, power], [y]
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_number_alone_is_an_input(openvino, runtime: str, tmp_path: Path):
+    model = open_model(runtime, scalar_model(tmp_path / "m.onnx"))
+    feeds = (np.float32([[1, 2, 3, 4]]), np.array(2, np.float32))
+    (found,) = model.outputs_of(feeds)
+    np.testing.assert_allclose(found, feeds[0] ** 2, rtol=1e-6)
+    model.bind(feeds)()
+
+
+def test_what_fails_in_a_call_is_one_line(openvino, tmp_path: Path):
+    a, b, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"{name}0", f"{name}1"])
+        for name in "aby"
+    )
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["y"])], "g", [a, b], [y])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    model = open_model("openvino", tmp_path / "m.onnx")
+    wrong = (np.zeros((2, 3), np.float32), np.zeros((4, 2), np.float32))
+    with pytest.raises(ModelFileError, match=r"fails on inputs \[2, 3\] and \[4, 2\]: ") as caught:
+        model.outputs_of(wrong)
+    assert "\n" not in str(caught.value)
+    assert "Exception from" not in str(caught.value)
 
 
 def test_what_does_not_fit_is_one_line(openvino, trained_onnx: Path, tmp_path: Path):

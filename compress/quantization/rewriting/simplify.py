@@ -51,6 +51,7 @@ def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
         "nodes that pass values on": (in_bodies(constants.drop_passing),),
         "stored integers restored": (restore_weights,),
         "constant parts folded": tuple(folding),
+        "tiny weights to zero": (constants.flush_tiny_weights,),
         "nodes named": (constants.name_nodes,),
         "shapes inferred": _INFERRING,
         "scales and shifts merged into weights": (in_bodies(merge_affine),),

@@ -9,6 +9,7 @@ from sketch import Sketch, kinds, run
 from compress.quantization.rewriting.constants import (
     drop_passing,
     flatten_biases,
+    flush_tiny_weights,
     inline_functions,
     lift_constants,
     name_nodes,
@@ -176,3 +177,16 @@ def test_a_bias_of_one_row_becomes_a_list():
     assert flatten_biases(model) == 1
     assert [5] in [list(tensor.dims) for tensor in model.graph.initializer]
     np.testing.assert_array_equal(run(model, rows)[0], expected)
+
+
+def test_weights_next_to_nothing_become_zero():
+    g = Sketch()
+    weights = np.float32([[1, -1e-40, 1e-31], [2, 0, -3e-25]])
+    alone = np.float32([1e-40, 1e-39, 0])  # of these not all are nothing to each other
+    y = g.Add(g.MatMul(g.input(shape=("n", 2)), g.constant(weights)), g.constant(alone))
+    model = g.output(y, ("n", 3)).model()
+    assert flush_tiny_weights(model) == 1
+    first, second = map(numpy_helper.to_array, model.graph.initializer)
+    np.testing.assert_array_equal(first, np.float32([[1, 0, 0], [2, 0, -3e-25]]))
+    np.testing.assert_array_equal(second, alone)
+    assert flush_tiny_weights(model) == 0
