@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from compress.errors import first_line
 from compress.export.bodies import graphs, has_bodies
-from compress.quantization.rewriting import activations, constants
+from compress.quantization.rewriting import activations, constants, loops
 from compress.quantization.rewriting.affine import merge_affine
 from compress.quantization.rewriting.agreement import TOLERANCE, Disagreement, Reference, reference
 from compress.quantization.rewriting.branches import inline_known_branches
@@ -49,6 +49,8 @@ def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
         "Constant nodes to initializers": (constants.lift_constants,),
         "opset raised": tuple(partial(raise_opset, version) for version in OPSETS),
         "nodes that pass values on": (in_bodies(constants.drop_passing),),
+        "states that no step of a Loop changes": (loops.free_states,),
+        "products in front of their Loop": (loops.multiply_at_once,),
         "stored integers restored": (restore_weights,),
         "constant parts folded": tuple(folding),
         "tiny weights to zero": (constants.flush_tiny_weights,),
