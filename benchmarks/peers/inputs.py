@@ -80,6 +80,17 @@ def sentences(split: str, count: int) -> Rows:
     return {"input_ids": ids, "attention_mask": ones, "token_type_ids": np.zeros_like(ids)}
 
 
+def letters(split: str, count: int) -> Rows:
+    """60 to 80 characters of the Bible, zeros behind, in the place of Hebrew ones (Nakdimon)."""
+    task = load_task("kjv")
+    names = task.preprocessing["vocabulary"]
+    places = [1 + _LETTERS.find(names[token].lower()) for token in range(len(names))]
+    text = np.array(places, np.float32)[getattr(task, split).inputs.numpy().reshape(-1)]
+    rows = 8 + text[: count * 80].reshape(count, 80)  # 8: no letter
+    lengths = np.random.default_rng(0).integers(60, 81, (count, 1))
+    return {"input_1": np.where(np.arange(80) < lengths, rows, 0).astype(np.float32)}
+
+
 def file_bytes(split: str, count: int) -> Rows:
     """First and last 1,024 bytes of files of this Python and its packages, kinds mixed (Magika).
 

