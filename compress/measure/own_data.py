@@ -25,6 +25,8 @@ Rule = Literal["auto", "top-1", "error"]
 Run = Callable[[Mapping[str, Array] | Sequence[Array] | Array], list[Array]]
 
 _CHUNK = 32
+#: Of scores: samples, steps, classes. Maps over images have more, and classes in another place.
+_MOST_AXES = 3
 #: Operators that a layer of scores ends in; what ends in a normalization is no score.
 _SCORES = {"Softmax", "LogSoftmax", "Sigmoid", "Gemm", "MatMul", "Conv"}
 #: Between those and the output.
@@ -146,7 +148,7 @@ def _check_finite(answers: list[list[Array]], reference: Path) -> None:
 def _rule(reference: Path, answers: list[list[Array]]) -> Literal["top-1", "error"]:
     """Whether the first output is scores, by the operators that made it and by its values."""
     first = answers[0][0]
-    if first.ndim < 2 or first.shape[-1] < 2 or first.dtype.kind != "f":
+    if not 2 <= first.ndim <= _MOST_AXES or first.shape[-1] < 2 or first.dtype.kind != "f":
         return "error"
     norms = np.concatenate(
         [np.linalg.norm(answer[0], axis=-1).ravel() for answer in answers if answer[0].size]

@@ -29,7 +29,7 @@ from compress.export.bodies import has_bodies
 from compress.quantization.calibration.observed import STATIC_KINDS
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.files import save
-from compress.quantization.scopes import sort_nodes
+from compress.quantization.scopes import all_names, fresh_name, sort_nodes
 from compress.quantization.scratch import inside_scratch_folder
 
 #: Operators whose sums onnxruntime gives in fp32 as fast as in int8. What reads them, such as a
@@ -37,6 +37,7 @@ from compress.quantization.scratch import inside_scratch_folder
 _UNROUNDED = ("Gemm", "MatMul")
 #: Operators that have an int8 kernel of their own, whose results are rounded.
 _CAN_BE_INT8 = frozenset(QLinearOpsRegistry) - frozenset(_UNROUNDED)
+_BIASED = ("Conv", "ConvTranspose", "Gemm")
 _ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
@@ -66,6 +67,7 @@ def quantize_static_int8(
     source, target = source.absolute(), target.absolute()
     with inside_scratch_folder():
         model = save_and_reload_model_with_shape_infer(onnx.load(source))
+        _unshare_biases(model)
         nodes = [node.name for node in model.graph.node]
         for unknown in set(config.keep_fp32) - set(nodes):
             raise UnknownName("node (keep_fp32)", unknown, filter(None, nodes))
@@ -88,6 +90,22 @@ def quantize_static_int8(
     if has_bodies(model):  # it puts an If before what its branches read
         sort_nodes(quantizer.model.model.graph)
     save(quantizer.model.model, target)
+
+
+def _unshare_biases(model: ModelProto) -> None:
+    """A bias of its own for each node: onnxruntime's copies of a shared one take names in use."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    names, taken = all_names(model), set[str]()
+    for node in model.graph.node:
+        if node.op_type not in _BIASED or len(node.input) < 3 or node.input[2] not in tensors:
+            continue
+        bias = node.input[2]
+        if bias in taken:
+            node.input[2] = fresh_name(f"{bias}_again", names)
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(tensors[bias])
+            copy.name = node.input[2]
+        taken.add(bias)
 
 
 def _read_unrounded(model: ModelProto, kinds: set[str], kept: set[str]) -> None:

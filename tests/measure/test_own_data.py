@@ -85,6 +85,19 @@ def test_rows_of_unit_length_are_no_scores(tmp_path: Path):
     assert Agreement(samples(path), path).rule == "error"
 
 
+@pytest.mark.parametrize(("axes", "rule"), [([1], "top-1"), ([1, 2], "error")])
+def test_a_map_over_an_image_is_no_row_of_scores(tmp_path: Path, axes: list[int], rule: str):
+    path = write(tmp_path / "a.onnx", tail="Sigmoid")
+    model = onnx.load(path)
+    model.graph.node[1].output[0] = "y1"
+    model.graph.node.append(helper.make_node("Unsqueeze", ["y1", "axes"], ["y"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(axes), "axes"))
+    for _ in axes:
+        model.graph.output[0].type.tensor_type.shape.dim.add().dim_param = "any"
+    onnx.save(model, path)
+    assert Agreement(samples(path), path).rule == rule
+
+
 def test_a_candidate_that_answers_with_nan_is_wrong_everywhere(tmp_path: Path):
     fp32, broken = write(tmp_path / "a.onnx"), write(tmp_path / "b.onnx", scale=np.nan)
     for rule, worst in (("top-1", 0.0), ("error", 1.0)):

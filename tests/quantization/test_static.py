@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -259,3 +260,22 @@ def test_what_stays_fp32_reads_what_was_not_rounded(tmp_path: Path):
     found = {node.name: list(node.input) for node in onnx.load(tmp_path / "int8.onnx").graph.node}
     assert found["residual"] == ["p", "n"]
     assert found["product"][0] == "n_DequantizeLinear_Output"
+
+
+def test_a_bias_that_convolutions_share_takes_no_name_of_another_value(tmp_path: Path):
+    """onnxruntime numbers its copies b0, b1, …; two of them are the values between here."""
+    random = np.random.default_rng(0)
+    constants = {"w": random.normal(size=(4, 4, 3, 3)), "b": random.normal(size=4)}
+    names = ["x", "b0", "b1", "y"]
+    nodes = [
+        helper.make_node("Conv", [given, "w", "b"], [made], f"c{made}", pads=[1, 1, 1, 1])
+        for given, made in pairwise(names)
+    ]
+    constants = {name: array.astype(np.float32) for name, array in constants.items()}
+    shape = ["n", 4, 8, 8]
+    path = save(tmp_path / "m.onnx", nodes, [value("x", shape)], [value("y", shape)], constants)
+    rows = random.normal(size=(2, 4, 8, 8)).astype(np.float32)
+    target = tmp_path / "int8.onnx"
+    quantize_static_int8(path, target, collect(path, [(rows,)]).ranges(), QuantizeConfig())
+    wanted, found = Session(path).run(rows), Session(target).run(rows)
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
