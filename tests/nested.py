@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.export.bodies import graphs
 from compress.runtime.onnxruntime import Session
 
 KINDS = {np.float32: TensorProto.FLOAT, np.int64: TensorProto.INT64, bool: TensorProto.BOOL}
@@ -48,6 +49,19 @@ def saved(found, path):
     onnx.checker.check_model(found)
     onnx.save(found, path)
     return path
+
+
+def node(kind, inputs, output, **settings):
+    return helper.make_node(kind, inputs, [output], **settings)
+
+
+def inlined(change, source, folder, *feeds):
+    """How many If a change replaces, and how many are left; the outputs stay what they are."""
+    before = run(saved(source, folder / "a.onnx"), *feeds)
+    count = change(source)
+    for want, got in zip(before, run(saved(source, folder / "b.onnx"), *feeds), strict=True):
+        np.testing.assert_array_equal(got, want)
+    return count, sum(n.op_type == "If" for graph in graphs(source.graph) for n in graph.node)
 
 
 def run(path, *feeds):

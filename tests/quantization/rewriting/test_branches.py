@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import nested
 import numpy as np
 import pytest
-from nested import body, branches, model, normal, run, saved, value
+from nested import body, branches, model, node, normal, run, saved, value
 from onnx import helper
 
-from compress.export.bodies import graphs
 from compress.quantization.rewriting.branches import inline_known_branches
 
 X = value("x", [2, 3])
 
 
-def node(kind, inputs, output, **settings):
-    return helper.make_node(kind, inputs, [output], **settings)
-
-
-def inlined(source, folder, *feeds):
-    """How many If were replaced and how many are left; the outputs stay what they are."""
-    before = run(saved(source, folder / "a.onnx"), *feeds)
-    count = inline_known_branches(source)
-    for want, got in zip(before, run(saved(source, folder / "b.onnx"), *feeds), strict=True):
-        np.testing.assert_array_equal(got, want)
-    return count, sum(n.op_type == "If" for graph in graphs(source.graph) for n in graph.node)
+inlined = partial(nested.inlined, inline_known_branches)
 
 
 def either(condition, output="y", x="x"):

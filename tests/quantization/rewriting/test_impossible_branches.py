@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import nested
 import numpy as np
 import pytest
-from nested import body, branches, model, normal, run, saved, value
+from nested import body, branches, model, node, normal, value
 from onnx import helper
 
-from compress.export.bodies import graphs
 from compress.quantization.rewriting.impossible_branches import inline_only_branches
 
 AXES = {"axis": np.array([2]), "ends": np.array([-1]), "one": np.array([1])}
 WEIGHTS = {"w": normal(1, 16, 3), "r": normal(1, 16, 4)}
 
 
-def node(kind, inputs, output, **settings):
-    return helper.make_node(kind, inputs, [output], **settings)
-
-
-def inlined(source, folder, *feeds):
-    """How many If were replaced and how many are left; the outputs stay what they are."""
-    before = run(saved(source, folder / "a.onnx"), *feeds)
-    count = inline_only_branches(source)
-    for want, got in zip(before, run(saved(source, folder / "b.onnx"), *feeds), strict=True):
-        np.testing.assert_array_equal(got, want)
-    return count, sum(n.op_type == "If" for graph in graphs(source.graph) for n in graph.node)
+inlined = partial(nested.inlined, inline_only_branches)
 
 
 def squeezed(x, y, prefix=""):

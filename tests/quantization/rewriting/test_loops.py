@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nested import body, model, normal, run, saved, value
+from nested import body, model, node, normal, run, saved, value
 from onnx import helper
 
 from compress.export.bodies import graphs
@@ -12,10 +12,6 @@ from compress.quantization.rewriting.loops import free_states, multiply_at_once
 
 W, R = normal(3, 4), normal(4, 4)
 ONE = {"one": np.array(1), "zero": np.array(0), "w": W, "r": R}
-
-
-def node(kind, inputs, output, **settings):
-    return helper.make_node(kind, inputs, [output], **settings)
 
 
 def number(name, kind=np.int64):
