@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.peers.judge import lost, opened, quality
 from benchmarks.peers.makers import BASELINE, DEFAULT, OWN_TOOLS, PEERS, build, size
 from benchmarks.peers.ours import WAYS, Choice, ours
-from benchmarks.peers.packages import CACHE
+from benchmarks.peers.packages import without_place
 from benchmarks.peers.references import REFERENCES, make_reference
 from benchmarks.peers.subject import Subject
 from benchmarks.peers.table import alone_name, markdown, summary, with_alone
@@ -154,7 +154,7 @@ def _line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
     line = (telling or lines or [type(error).__name__])[0]
-    return line.replace(f"{CACHE.parents[1]}/", "")[:300]  # where it was run is nobody's matter
+    return without_place(line)[:300]
 
 
 if __name__ == "__main__":

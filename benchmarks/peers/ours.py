@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.judge import QUALITIES
+from benchmarks.peers.packages import without_place
 from benchmarks.peers.subject import Subject
 
 #: Of the record, to the runtimes that may be tried beside onnxruntime.
@@ -101,4 +102,4 @@ def _told(entry: dict[str, Any]) -> str:
     ratio, drop = entry.get("latency_ratio"), entry.get("drop")
     speed = f"{1 / ratio:.2f} ×, " if ratio else ""
     loss = f"loses {drop:.4f}, " if drop is not None else ""
-    return f"{speed}{loss}{entry['reason']}"
+    return without_place(f"{speed}{loss}{entry['reason']}")

@@ -45,3 +45,8 @@ def fetch(requirement: str) -> Path:
             line = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise InputError(f"{requirement}: pip cannot fetch it: {line}")
     return next(iter(folder.glob("*.whl")))
+
+
+def without_place(text: str) -> str:
+    """What a tool says, without the folder of this checkout: where it was run is nobody's matter."""
+    return text.replace(f"{CACHE.parents[1]}/", "")

@@ -76,7 +76,8 @@ class Losses:
             except Exception as error:  # a candidate may fail as runtimes do
                 if name in needed:
                     raise
-                failed[name] = f"fails on the data: {first_line(error)}"
+                reason = first_line(error).replace(f"{target.path}: ", "")
+                failed[name] = f"fails on the data: {reason}"
         return drops, failed
 
     def _scores(self, target: Target) -> Floats:

@@ -82,3 +82,8 @@ def test_a_subject_gives_back_what_was_stored(tmp_path: Path, monkeypatch: pytes
 
 def test_a_mel_is_slaneys():
     np.testing.assert_allclose(speech.mel([0, 500, 1000, 6400]), [0, 7.5, 15, 42])
+
+
+def test_what_tools_say_is_stored_without_the_place_of_this_checkout():
+    said = f"{packages.CACHE}/models/a/model.onnx: cannot be loaded"
+    assert packages.without_place(said) == ".cache/peers/models/a/model.onnx: cannot be loaded"

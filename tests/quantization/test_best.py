@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from compress.data.task import MSE, Task
+from compress.errors import ModelFileError
 from compress.export.graph import operators
 from compress.measure.config import BenchConfig
 from compress.measure.judge import TaskJudge
@@ -431,3 +432,20 @@ def test_without_a_budget_every_runtime_is_asked(stage: Stage):
     arms = {INPUT: (1.0, 90, 400), "static": (0.5, 89, 100)}
     _, account = stage.choose(arms, max_drop=0.0, runtimes=("openvino",))
     assert account["static, openvino"].drop == pytest.approx(0.01)
+
+
+def test_a_reason_does_not_name_the_file_that_was_made_for_a_while(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    real = Losses.of
+
+    def fail(self: Losses, target: Target) -> float:
+        if target.runtime == "openvino":
+            raise ModelFileError(f"data: the model fails on it: {target.path}: no such operator")
+        return real(self, target)
+
+    monkeypatch.setattr(Losses, "of", fail)
+    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 90, 100)}
+    _, account = stage.choose(arms, runtimes=("openvino",))
+    told = "fails on the data: data: the model fails on it: no such operator"
+    assert account["static, openvino"].reason == told
