@@ -48,5 +48,5 @@ def fetch(requirement: str) -> Path:
 
 
 def without_place(text: str) -> str:
-    """What a tool says, without the folder of this checkout: where it was run is nobody's matter."""
+    """What a tool says, without the folder of this checkout, which is nobody's matter."""
     return text.replace(f"{CACHE.parents[1]}/", "")
