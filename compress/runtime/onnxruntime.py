@@ -199,7 +199,8 @@ class Session:
         # but onnxruntime refuses one that is not of the declared shape, and otherwise lets it pass.
         anew = list[str]()
         for output, value in zip(self.outputs, binding.get_outputs(), strict=True):
-            if value.is_tensor() and _fits(output, value.shape()):
+            undeclared = not output.shape  # or a number's, which is not looked at either
+            if value.is_tensor() and (undeclared or _fits(output, value.shape())):
                 binding.bind_ortvalue_output(output.name, value)
             else:
                 anew.append(output.name)
