@@ -100,7 +100,7 @@ def test_what_rewriting_alone_gives_is_a_candidate(tmp_path: Path):
 
 
 def test_weights_that_were_listed_as_inputs_make_the_rewritten_file_a_candidate(tmp_path: Path):
-    """onnxruntime folds nothing into what callers may replace, and runs it several times as long."""
+    """onnxruntime folds nothing into what callers may replace: it takes several times as long."""
     weights = {"w": np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)}
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     model = onnx.load(write(tmp_path / "m.onnx", nodes, weights, ["n", 16], ["n", 16]))
