@@ -17,8 +17,9 @@ def account_of_nodes(model: ModelProto) -> list[dict[str, Any]]:
     makes; one in a body has the path to it in front.
     """
     entries = computing_nodes(model)
-    static = any(entry.precision == "int8 (static)" for entry in entries)
-    half = any(entry.precision == "fp16" for entry in entries)
+    precisions = {entry.precision for entry in entries}
+    dynamic = "int8 (dynamic)" in precisions and "int8 (static)" not in precisions
+    half = "fp16" in precisions
     found = []
     for entry in entries:
         name = entry.path + (entry.node.name or entry.node.output[0])
@@ -26,12 +27,12 @@ def account_of_nodes(model: ModelProto) -> list[dict[str, Any]]:
         if half and entry.precision == "fp32":
             told["why"] = "takes or makes numbers that fp16 cannot hold, or has no fp16 form"
         elif not half and not entry.precision.startswith("int8"):
-            told["why"] = _why(entry, static=static)
+            told["why"] = _why(entry, dynamic=dynamic)
         found.append(told)
     return found
 
 
-def _why(entry: Computing, *, static: bool) -> str:
+def _why(entry: Computing, *, dynamic: bool) -> str:
     """One line: what follows from the graph, or else that the choice by measurement left it so."""
     kind, precision, sizes = entry.kind, entry.precision, entry.sizes
     small = kind in ("MatMul", "Gemm") and sizes and sizes[0] < LEAST_PRODUCT
@@ -56,7 +57,7 @@ def _why(entry: Computing, *, static: bool) -> str:
             "fp32 than with those of each call",
         ),
         (
-            kind.startswith("Conv") and not static,
+            kind.startswith("Conv") and dynamic,
             "convolutions are faster in fp32 than with ranges taken in each call",
         ),
     ]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper
+from small_graphs import save, value
 
 from compress.data.task import Task
 from compress.measure.judge import TaskJudge
 from compress.quantization.account import account_of_nodes
 from compress.quantization.building import build
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.dynamic import quantize_dynamic_int8
 
 
 @pytest.fixture(scope="module")
@@ -39,5 +43,22 @@ def test_each_technique_says_why_a_node_is_not_int8(files: dict[str, Path], trai
     )
     assert weights["Gemm", "fp32"] == "64 weights are too few to pay for the conversion"
     assert told(trained_onnx)["Conv", "fp32"] == (
+        "left in fp32 by the choice: in int8 it was slower or lost too much"
+    )
+
+
+def test_beside_products_by_the_range_of_each_call_convolutions_stay_fp32(tmp_path: Path):
+    constants = {"k": np.ones((8, 8, 3), np.float32), "w": np.ones((8, 2048), np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"], "c"),
+        helper.make_node("Transpose", ["c"], ["t"], "t", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["t", "w"], ["y"], "m"),
+    ]
+    shapes = [value("x", ["n", 8, 9])], [value("y", ["n", 7, 2048])]
+    source = save(tmp_path / "m.onnx", nodes, *shapes, constants)
+    quantize_dynamic_int8(source, tmp_path / "dynamic.onnx")
+    found = told(tmp_path / "dynamic.onnx")
+    assert found["MatMul", "int8 (dynamic)"] == ""
+    assert found["Conv", "fp32"] == (
         "convolutions are faster in fp32 than with ranges taken in each call"
     )
