@@ -110,6 +110,7 @@ def quantize_model(
             device,
             store,
             runtimes,
+            bench.batch[0],
         )
         choice = best.choose(
             parent.onnx,

@@ -70,6 +70,7 @@ def build(
     device: str = "cpu",
     store: Store | None = None,
     runtimes: tuple[str, ...] = (),
+    batch: int = 1,
 ) -> Built:
     """All models that the configuration asks for.
 
@@ -79,12 +80,14 @@ def build(
         device: on "cuda", `best` is a choice between fp16 and fp32.
         store: of calibration passes that need not be repeated.
         runtimes: that will be tried beside onnxruntime.
+        batch: samples of a call, to tell which layers are slower in int8.
     """
     prepared = folder / "prepared.onnx"
     samples = judge.calibration(config.samples, seed)
     rewrites = simplify(source, prepared, samples[0])
+    calls = judge.sizes((batch,))[0], judge.batch
     candidates = Candidates(
-        prepared, folder, samples, config, minimise, progress, device, store, runtimes
+        prepared, folder, samples, config, minimise, progress, device, store, runtimes, calls
     )
     files, failures = make_all(candidates.makers(), folder)
     if config.method == "best":

@@ -10,8 +10,10 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
+from compress.errors import CompressError
 from compress.export.bodies import graphs
 from compress.export.graph import load_onnx
+from compress.measure.latency import Batches
 from compress.measure.machine import machine
 from compress.progress import Progress, quiet
 from compress.quantization.calibration.observed import STATIC_KINDS
@@ -26,6 +28,7 @@ from compress.quantization.nbits import quantize_4bit
 from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.depthwise import as_convolutions
 from compress.quantization.saturation import saturates
+from compress.quantization.slower_layers import slower_layers
 from compress.quantization.static import quantize_static_int8
 from compress.quantization.weight_only import quantize_tables, quantize_weights
 from compress.runtime.onnxruntime import Feeds
@@ -38,6 +41,9 @@ NO_INT8 = (
     "left out: on CUDA onnxruntime has no int8 kernels for convolutions, which would run as fp32 "
     "with conversions around; fp16 takes their place"
 )
+
+#: Static int8 of the layers that gain from it by measurement.
+SLOWER = "static, slower layers fp32"
 
 PRODUCTS = ("MatMul", "Gemm")
 LAYERS = ("Conv", *PRODUCTS)
@@ -66,6 +72,7 @@ class Candidates:
         device: str = "cpu",
         store: Store | None = None,
         runtimes: Collection[str] = (),
+        calls: tuple[int, Batches] | None = None,
     ) -> None:
         """Look at a graph; nothing is built yet, and `fused` is None until `makers` has found it.
 
@@ -78,9 +85,13 @@ class Candidates:
             device: "cuda" is for fp16, see `NO_INT8`.
             store: of calibration passes that need not be repeated.
             runtimes: that will be tried beside onnxruntime.
+            calls: batch size and calls to find by which layers are slower in int8.
         """
         self.prepared, self.samples, self.config = prepared, samples, config
         self.folder, self._minimise = folder, minimise
+        self._progress, self._calls = progress, calls
+        #: Layers that are slower in int8, as far as that has been measured.
+        self.slower: frozenset[str] = frozenset()
         self.symmetric = None
         self.on_openvino = any(runtime.startswith("openvino") for runtime in runtimes)
         if self.on_openvino and config.weights == "int8" and not config.symmetric:
@@ -165,12 +176,15 @@ class Candidates:
             return found
         if found and self.symmetric is not None:
             found["static, symmetric"] = partial(self.static, config=self.symmetric)
+        if found and self._calls is not None and self._minimise == "latency":
+            found[SLOWER] = self._faster_layers
         if self.convolutions:
-            # Few input channels: too little work for the int8 kernel, which then costs time.
-            first = next(node.name for node in self._nodes if node.op_type == "Conv")
-            found["static, first convolution fp32"] = partial(self.static, keep_fp32=(first,))
             if self.has_pieces:
                 found["static, layers alone"] = partial(self.static, kinds=LAYERS)
+                if self.symmetric is not None:
+                    found["static, symmetric, layers alone"] = partial(
+                        self.static, config=self.symmetric, kinds=LAYERS
+                    )
             spread = self.folder / "depthwise.onnx"
             if write_changed(self.prepared, spread, self.samples[0], as_convolutions):
                 found["static, normalizations as convolutions"] = partial(
@@ -232,6 +246,19 @@ class Candidates:
 
     def dynamic(self, source: Path, path: Path) -> None:
         quantize_dynamic_int8(source, path, per_channel=self.config.per_channel)
+
+    def _faster_layers(self, path: Path) -> None:
+        """Static int8 of the layers that are faster so, and of nothing between them."""
+        every, kinds = self.folder / "every-layer.onnx", LAYERS if self.has_pieces else ()
+        self.static(every, kinds=kinds, tables=False)
+        names = [node.name for node in self._nodes if node.op_type in LAYERS]
+        batch, inputs = self._calls or (1, None)
+        self.slower = slower_layers(
+            *(self.prepared, every, names), batch=batch, inputs=inputs, progress=self._progress
+        )
+        if not self.slower:
+            raise CompressError("no layer is slower in int8 than in fp32")
+        self.static(path, self.slower, kinds=kinds)
 
     def _both(self, path: Path) -> None:
         """Convolutions by calibration, then LSTM and products by the range of each call."""

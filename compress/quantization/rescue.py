@@ -79,11 +79,12 @@ def rescue(
     within = {name.partition(",")[0] for name in found if found[name] <= max_drop}
     if "static" in within:
         return Rescued(files, failures, found)
+    every = layers(load_onnx(candidates.prepared))
     mixed = mixed_precision(
         candidates.prepared,
         variants.part_static,
         drop_of,
-        layers(load_onnx(candidates.prepared)),
+        every,
         candidates.samples[:_BATCHES],
         max_drop,
         folder,
@@ -96,8 +97,15 @@ def rescue(
         failures["static, mixed precision"] = _why_not(mixed)
         return Rescued(files, failures, found)
     finish(mixed.path)
-    name = f"static, {len(mixed.fp32)} of {len(mixed.sensitivities)} layers fp32"
+    slower = len(every.keys() & candidates.slower)  # these were never compared
+    fp32, total = len(mixed.fp32) + slower, len(mixed.sensitivities) + slower
+    name = f"static, {fp32} of {total} layers fp32"
     made, found[name] = {name: mixed.path}, mixed.drop
+    if candidates.symmetric is not None:
+        symmetric = partial(variants.part_static, mixed.fp32, symmetric=True)
+        more = make_all({f"{name}, symmetric": symmetric}, folder)
+        found |= _judge(*more, drop_of)
+        made, failures = made | more[0], failures | more[1]
     ways = {"static": len(mixed.fp32)}
     if drops.get("dynamic", 0) > max_drop and "dynamic" not in within:
         ways["dynamic"] = 1

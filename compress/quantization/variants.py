@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compress.errors import CompressError
 from compress.quantization.bias_correction import correct_biases, corrected_inputs
-from compress.quantization.candidates import LAYERS, PRODUCTS, Candidates, Maker
+from compress.quantization.candidates import LAYERS, PRODUCTS, SLOWER, Candidates, Maker
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.equalization import equalize
 from compress.quantization.outliers import split_outliers
@@ -36,7 +36,8 @@ class Variants:
         if self._config.calibration != "mse":
             found["static, ranges of least error"] = partial(known.static, config=self._by_error)
         if known.has_pieces:
-            found["static, layers alone, ranges of least error"] = partial(self.part_static, ())
+            way = SLOWER if known.slower else "static, layers alone"
+            found[f"{way}, ranges of least error"] = partial(self.part_static, ())
         if known.convolutions:
             found["static, equalized, biases corrected"] = self._corrected
         if known.many_products:
@@ -49,13 +50,18 @@ class Variants:
         found[BY_ROWS] = self._by_rows
         return found
 
-    def part_static(self, keep_fp32: Collection[str], path: Path) -> None:
+    def part_static(
+        self, keep_fp32: Collection[str], path: Path, *, symmetric: bool = False
+    ) -> None:
         """Static int8 of some layers, and of nothing else that may have cost the budget.
 
-        What pieces make between layers may have a few very large values: ranges of least error.
+        Those that are slower in int8 stay fp32 as well. What pieces make between layers may have a
+        few very large values: ranges of least error.
         """
         config, kinds = self._layers
-        self._candidates.static(path, keep_fp32, config=config, kinds=kinds, tables=False)
+        config = config.model_copy(update={"symmetric": True}) if symmetric else config
+        kept = {*keep_fp32, *self._candidates.slower}
+        self._candidates.static(path, kept, config=config, kinds=kinds, tables=False)
 
     def outliers_apart(self, names: Collection[str], path: Path, *, dynamic: bool = False) -> None:
         """Int8 of all layers, of some with outliers apart, or in fp32 where they have none.
@@ -76,7 +82,7 @@ class Variants:
         if dynamic:
             known.dynamic(split, path)
         else:
-            known.alone(split, path, frozenset(names) - apart, *self._layers)
+            known.alone(split, path, (frozenset(names) | known.slower) - apart, *self._layers)
 
     @property
     def _by_error(self) -> QuantizeConfig:

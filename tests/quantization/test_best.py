@@ -18,7 +18,7 @@ from compress.export.graph import operators
 from compress.measure.config import BenchConfig
 from compress.measure.judge import TaskJudge
 from compress.measure.measured import Beside, Cell, Measured
-from compress.quantization import best, losses, timing
+from compress.quantization import best, candidates, losses, timing
 from compress.quantization.building import Built, build
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.losses import Losses
@@ -40,7 +40,8 @@ class Stage:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
         self.folder, self.monkeypatch, self.task = folder, monkeypatch, task
         self.configs: list[BenchConfig] = []
-        self.workers = 4
+        self.workers = 9
+        self.at_last: dict[str, float] = {}  # arm to what its latency is times, in the last look
         self.timed: list[dict[str, Path]] = []
 
     def choose(
@@ -62,11 +63,14 @@ class Stage:
             self.configs.append(config)
             given = {arm: arms[arm.partition(",")[0]][0] for arm in timed}
             blocks = {
-                (arm, n, 1): np.full((4, 6), 1e6 * (time[n == 3] if type(time) is tuple else time))
+                (arm, n, 1): np.full((9, 6), 1e6 * (time[n == 3] if type(time) is tuple else time))
                 for arm, time in given.items()
                 for n in (1, 3)
             }
-            blocks = {cell: rows[: config.workers] for cell, rows in blocks.items()}
+            last = self.at_last if config.workers == timing.LAST_WORKERS else {}
+            blocks = {
+                cell: rows[: config.workers] * last.get(cell[0], 1) for cell, rows in blocks.items()
+            }
             beside = dict.fromkeys(blocks, Beside())
             workers = (WORKER,) * min(config.workers, self.workers)
             return Measured(blocks, dict.fromkeys(blocks, 1), beside, workers)
@@ -226,7 +230,7 @@ def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
     stage.choose(arms)
     assert [list(names) for names in stage.timed] == [list(arms), [INPUT, "static", "near"]]
     look = BenchConfig(batch=(1, 3), rounds=2, control=False, warm_up_cap_s=0.1, workers=1)
-    assert stage.configs == [look, look.model_copy(update={"workers": 3, "rounds": 6})]
+    assert stage.configs == [look, look.model_copy(update={"workers": 2, "rounds": 6})]
 
 
 def test_thread_counts_at_which_an_arm_has_lost_are_not_timed_on():
@@ -287,17 +291,57 @@ def test_what_is_near_the_fastest_at_one_batch_size_is_timed_on(stage: Stage):
     assert list(stage.timed[1]) == [INPUT, "static", "dynamic"]
 
 
+def test_those_close_together_are_timed_again_in_processes_of_their_own(stage: Stage):
+    arms = {
+        INPUT: (1.0, 90, 400),
+        "static": ((0.30, 0.42), 90, 100),
+        "dynamic": ((0.42, 0.30), 90, 100),
+        "both": ((0.34, 0.34), 90, 100),
+        "weight-only": ((0.38, 0.38), 90, 100),
+        "wrong": (0.3, 10, 100),
+    }
+    assert stage.choose(arms)[0] == "both"
+    assert [config.workers for config in stage.configs] == [1, 2, 4]
+    assert list(stage.timed[1]) == [INPUT, "static", "dynamic", "both", "weight-only"]
+    assert list(stage.timed[2]) == [INPUT, "static", "dynamic", "both"]
+    assert {size: alone.name for size, alone in stage.choice.alone.items()} == {
+        1: "static",
+        3: "dynamic",
+    }
+
+
+def test_what_the_last_processes_find_counts(stage: Stage):
+    arms = {INPUT: (1.0, 90, 400), "lucky": (0.5, 90, 100), "steady": (0.52, 90, 100)}
+    assert stage.choose(arms)[0] == "lucky"
+    stage.at_last = {"lucky": 1.2}
+    chosen, account = stage.choose(arms)
+    assert chosen == "steady"
+    assert account["lucky"].latency_ratio == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("seconds", "workers"), [(150, [1, 2, 3]), (1000, [1, 2])])
+def test_slow_models_are_timed_by_fewer_processes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, seconds: int, workers: list[int]
+):
+    clock = iter(range(0, 10 * seconds, seconds))
+    monkeypatch.setattr(timing.time, "monotonic", lambda: next(clock))
+    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 90, 100), "dynamic": (0.52, 90, 100)}
+    assert stage.choose(arms)[0] == "static"
+    assert [config.workers for config in stage.configs] == workers
+    assert not stage.choice.interrupted
+
+
 def test_for_the_smallest_one_process_times_all(stage: Stage):
     stage.choose({INPUT: (1.0, 90, 400), "static": (0.5, 90, 100)}, minimise="size")
     assert [config.workers for config in stage.configs] == [1]
 
 
 def test_an_interrupt_leaves_a_choice_by_what_was_measured(stage: Stage):
-    stage.workers = 2
+    stage.workers = 1
     assert stage.choose({INPUT: (1.0, 90, 400), "static": (0.5, 90, 100)})[0] == "static"
     assert stage.choice.interrupted
     assert stage.choice.threads == {1: 1, 3: 1}
-    stage.workers = 4
+    stage.workers = 9
     stage.choose({INPUT: (1.0, 90, 400)})
     assert not stage.choice.interrupted
 
@@ -341,7 +385,9 @@ def built(
     trained_onnx: Path, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Path], dict[str, str]]:
     folder = tmp_path_factory.mktemp("candidates")
-    made = build(trained_onnx, folder, TaskJudge(tiny_task), QuantizeConfig(samples=64))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "slower_layers", lambda fp32, int8, names, **_: {names[0]})
+        made = build(trained_onnx, folder, TaskJudge(tiny_task), QuantizeConfig(samples=64))
     return made.files, made.failures
 
 
@@ -353,7 +399,7 @@ def test_all_candidates_are_built_small_named_and_loadable(
     static, dynamic, weights = "int8 (static)", "int8 (dynamic)", "fp32, int8 weights"
     assert {name: operators(onnx.load(path)) for name, path in files.items()} == {
         "static": {"Conv": {static: 6}, "Gemm": {static: 1}},
-        "static, first convolution fp32": {"Conv": {"fp32": 1, static: 5}, "Gemm": {static: 1}},
+        "static, slower layers fp32": {"Conv": {"fp32": 1, static: 5}, "Gemm": {static: 1}},
         "dynamic": {"Conv": {dynamic: 6}, "MatMul": {dynamic: 1}},
         "weight-only": {"Conv": {weights: 4, "fp32": 2}, "Gemm": {"fp32": 1}},
     }

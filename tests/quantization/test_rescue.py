@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chains import batches, products, saved
+from onnx import numpy_helper
 
 from compress.data.samples import from_calls
 from compress.export.graph import load_onnx, operators
 from compress.measure.own_data import Agreement
 from compress.progress import quiet
+from compress.quantization import candidates
 from compress.quantization import rescue as module
 from compress.quantization.building import Built, build
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.layers import layers
 from compress.quantization.rescue import Rescued, rescue
 from compress.runtime.onnxruntime import Session
 
@@ -30,7 +33,9 @@ class Hard:
         rows = np.concatenate([call[0] for call in batches((8,), count=4)])
         calls = from_calls("mine", [(rows,)], Session(source).declared())
         self.judge = Agreement(calls, source, "error")
-        self.built = build(source, folder, self.judge, CONFIG)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(candidates, "slower_layers", lambda *_, **__: frozenset())
+            self.built = build(source, folder, self.judge, CONFIG)
         self.drops = {name: self.drop(path) for name, path in self.built.files.items()}
 
     def drop(self, path: Path) -> float:
@@ -59,6 +64,35 @@ def test_hard_layers_stay_fp32_where_nothing_cheaper_is_enough(hard: Hard):
     )
     assert found.drops[name] <= 0.1
     assert [entry.fp32 for entry in found.sensitivity[name]] == [True] * 2 + [False] * 6
+
+
+def test_layers_that_are_slower_in_int8_stay_fp32_in_all_that_is_tried(
+    hard: Hard, monkeypatch: pytest.MonkeyPatch
+):
+    assert hard.built.candidates is not None
+    every = sorted(layers(load_onnx(hard.built.candidates.prepared)))
+    monkeypatch.setattr(hard.built.candidates, "slower", frozenset(every[:1]))
+    found = hard.rescued(0.1)
+    (name,) = found.sensitivity
+    assert name == "static, 3 of 8 layers fp32"
+    assert every[0] not in {entry.name for entry in found.sensitivity[name]}
+    assert operators(load_onnx(found.files[name]))["Gemm"] == {"fp32": 3, "int8 (static)": 5}
+
+
+def test_for_openvino_the_mixed_model_is_symmetric_as_well(
+    hard: Hard, monkeypatch: pytest.MonkeyPatch
+):
+    symmetric = CONFIG.model_copy(update={"symmetric": True})
+    monkeypatch.setattr(hard.built.candidates, "symmetric", symmetric)
+    found = hard.rescued(0.1)
+    (name,) = found.sensitivity
+    path = found.files[f"{name}, symmetric"]
+    assert operators(load_onnx(path)) == operators(load_onnx(found.files[name]))
+    assert found.drops[f"{name}, symmetric"] == pytest.approx(hard.drop(path))
+    graph = load_onnx(path).graph
+    zeros = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"}
+    assert zeros
+    assert not any(numpy_helper.to_array(t).any() for t in graph.initializer if t.name in zeros)
 
 
 def test_nothing_is_tried_within_the_budget_or_where_one_method_was_asked_for(hard: Hard):
