@@ -44,6 +44,7 @@ NO_INT8 = (
 
 #: Static int8 of the layers that gain from it by measurement.
 SLOWER = "static, slower layers fp32"
+_NOT_SLOWER = "no layer is slower in int8 than in fp32"
 
 PRODUCTS = ("MatMul", "Gemm")
 LAYERS = ("Conv", *PRODUCTS)
@@ -139,6 +140,7 @@ class Candidates:
         config: QuantizeConfig | None = None,
         kinds: tuple[str, ...] = (),
         tables: bool = True,
+        fp32_sums: bool = False,
     ) -> None:
         """Static int8 of the operators that gain from it, ranges found once for each file.
 
@@ -149,6 +151,7 @@ class Candidates:
             kinds: operators to quantize; all that convolutions have between them where left out,
                 and without convolutions products alone.
             tables: whether embeddings become int8 as well.
+            fp32_sums: see `quantize_static_int8`.
         """
         source, config = source or self.prepared, config or self.config
         quantize_static_int8(
@@ -159,6 +162,7 @@ class Candidates:
             keep_fp32=tuple(keep_fp32),
             # The pieces between products lose accuracy in int8, and time to be converted.
             kinds=kinds or (() if self.convolutions else PRODUCTS),
+            fp32_sums=fp32_sums,
         )
         if tables:
             quantize_tables(path)
@@ -178,12 +182,14 @@ class Candidates:
             found["static, symmetric"] = partial(self.static, config=self.symmetric)
         if found and self._calls is not None and self._minimise == "latency":
             found[SLOWER] = self._faster_layers
+            if self.has_pieces and self.on_openvino:
+                found[f"{SLOWER}, for OpenVINO"] = self._faster_layers_for_openvino
         if self.convolutions:
             if self.has_pieces:
                 found["static, layers alone"] = partial(self.static, kinds=LAYERS)
-                if self.symmetric is not None:
-                    found["static, symmetric, layers alone"] = partial(
-                        self.static, config=self.symmetric, kinds=LAYERS
+                if self.on_openvino:
+                    found["static, layers alone, for OpenVINO"] = partial(
+                        self.static, kinds=LAYERS, fp32_sums=True
                     )
             spread = self.folder / "depthwise.onnx"
             if write_changed(self.prepared, spread, self.samples[0], as_convolutions):
@@ -257,8 +263,14 @@ class Candidates:
             *(self.prepared, every, names), batch=batch, inputs=inputs, progress=self._progress
         )
         if not self.slower:
-            raise CompressError("no layer is slower in int8 than in fp32")
+            raise CompressError(_NOT_SLOWER)
         self.static(path, self.slower, kinds=kinds)
+
+    def _faster_layers_for_openvino(self, path: Path) -> None:
+        """The same layers: it is small ones that are slower there as well."""
+        if not self.slower:
+            raise CompressError(_NOT_SLOWER)
+        self.static(path, self.slower, kinds=LAYERS, fp32_sums=True)
 
     def _both(self, path: Path) -> None:
         """Convolutions by calibration, then LSTM and products by the range of each call."""

@@ -102,8 +102,8 @@ def rescue(
     name = f"static, {fp32} of {total} layers fp32"
     made, found[name] = {name: mixed.path}, mixed.drop
     if candidates.symmetric is not None:
-        symmetric = partial(variants.part_static, mixed.fp32, symmetric=True)
-        more = make_all({f"{name}, symmetric": symmetric}, folder)
+        for_openvino = partial(variants.part_static, mixed.fp32, for_openvino=True)
+        more = make_all({f"{name}, for OpenVINO": for_openvino}, folder)
         found |= _judge(*more, drop_of)
         made, failures = made | more[0], failures | more[1]
     ways = {"static": len(mixed.fp32)}

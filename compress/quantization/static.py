@@ -6,7 +6,7 @@ is used, on ranges that `compress.quantization.calibration` found once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ def quantize_static_int8(
     config: QuantizeConfig,
     keep_fp32: tuple[str, ...] = (),
     kinds: tuple[str, ...] = (),
+    *,
+    fp32_sums: bool = False,
 ) -> None:
     """Write a QDQ copy of a preprocessed ONNX file.
 
@@ -60,6 +62,8 @@ def quantize_static_int8(
         config: the types of activations and weights, `symmetric`, `per_channel` and `reduce_range`.
         keep_fp32: names of nodes to leave as they are, besides the configuration's.
         kinds: operator types to quantize; all that onnxruntime knows where left out.
+        fp32_sums: whether convolutions, too, give what they have summed up without rounding it to
+            int8. OpenVINO then fuses them with what follows; onnxruntime computes them in fp32.
 
     Raises:
         UnknownName: no node of a name in the configuration's `keep_fp32`.
@@ -82,7 +86,7 @@ def quantize_static_int8(
             [],
             kept,
             list(kinds or sorted(STATIC_KINDS)),
-            _options(model, ranges, config),
+            _options(model, ranges, config, (*_UNROUNDED, "Conv") if fp32_sums else _UNROUNDED),
         )
         quantizer.quantize_model()
     _read_unrounded(quantizer.model.model, set(kinds or STATIC_KINDS), set(kept))
@@ -136,10 +140,13 @@ def _before_rounding(made: Mapping[str, NodeProto], name: str) -> str:
 
 
 def _options(
-    model: ModelProto, ranges: Mapping[str, tuple[float, float]], config: QuantizeConfig
+    model: ModelProto,
+    ranges: Mapping[str, tuple[float, float]],
+    config: QuantizeConfig,
+    unrounded: Collection[str],
 ) -> dict[str, Any]:
     """What onnxruntime's quantizer does otherwise than by default."""
-    found: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": list(_UNROUNDED)}
+    found: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": list(unrounded)}
     if config.symmetric:
         signed = {name for name, (low, _) in ranges.items() if low < 0} & _types(model).keys()
         constant = {t.name for t in model.graph.initializer if t.data_type in _FLOATS}

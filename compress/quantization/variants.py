@@ -51,17 +51,24 @@ class Variants:
         return found
 
     def part_static(
-        self, keep_fp32: Collection[str], path: Path, *, symmetric: bool = False
+        self, keep_fp32: Collection[str], path: Path, *, for_openvino: bool = False
     ) -> None:
         """Static int8 of some layers, and of nothing else that may have cost the budget.
 
         Those that are slower in int8 stay fp32 as well. What pieces make between layers may have a
         few very large values: ranges of least error.
         """
-        config, kinds = self._layers
-        config = config.model_copy(update={"symmetric": True}) if symmetric else config
-        kept = {*keep_fp32, *self._candidates.slower}
-        self._candidates.static(path, kept, config=config, kinds=kinds, tables=False)
+        known, (config, kinds) = self._candidates, self._layers
+        if for_openvino and not known.has_pieces:
+            config = config.model_copy(update={"symmetric": True})
+        known.static(
+            path,
+            {*keep_fp32, *known.slower},
+            config=config,
+            kinds=kinds,
+            tables=False,
+            fp32_sums=for_openvino and known.has_pieces,
+        )
 
     def outliers_apart(self, names: Collection[str], path: Path, *, dynamic: bool = False) -> None:
         """Int8 of all layers, of some with outliers apart, or in fp32 where they have none.

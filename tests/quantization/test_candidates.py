@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.quantization.candidates import Candidates
+from compress.errors import CompressError
+from compress.quantization.candidates import SLOWER, Candidates
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.simplify import simplify
 from compress.quantization.variants import Variants
@@ -86,3 +88,28 @@ def test_symmetric_activations_are_for_openvino(tmp_path: Path):
     stored = [numpy_helper.to_array(t) for t in graph.initializer if t.name in zeros]
     assert stored
     assert not any(zero.any() for zero in stored)
+
+
+def test_for_openvino_convolutions_between_pieces_give_fp32(tmp_path: Path):
+    samples = (np.random.default_rng(1).integers(0, 600, (32, 12)),)
+    simplify(bytes_model(tmp_path), tmp_path / "prepared.onnx", samples)
+    given = (tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig())
+    name, few = "static, layers alone, for OpenVINO", f"{SLOWER}, for OpenVINO"
+    assert not {name, few} & Candidates(*given).makers().keys()
+    candidates = Candidates(*given, runtimes=("openvino",), calls=(32, lambda _: samples))
+    made = candidates.makers()
+    made[name](tmp_path / "made.onnx")
+    graph = onnx.load(tmp_path / "made.onnx").graph
+    (convolution,) = (node for node in graph.node if node.op_type == "Conv")
+    kinds = {value: node.op_type for node in graph.node for value in node.output}
+    readers = {node.op_type for node in graph.node if convolution.output[0] in node.input}
+    assert {kinds[value] for value in convolution.input[:2]} == {"DequantizeLinear"}
+    assert "QuantizeLinear" not in readers
+    with pytest.raises(CompressError, match="no layer is slower"):
+        made[few](tmp_path / "few.onnx")  # as nothing has been found to be slower
+    candidates.slower = frozenset({convolution.name})
+    made[few](tmp_path / "few.onnx")
+    (kept,) = (
+        node for node in onnx.load(tmp_path / "few.onnx").graph.node if node.op_type == "Conv"
+    )
+    assert kept.input[0] == "turned"

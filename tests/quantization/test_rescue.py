@@ -86,9 +86,9 @@ def test_for_openvino_the_mixed_model_is_symmetric_as_well(
     monkeypatch.setattr(hard.built.candidates, "symmetric", symmetric)
     found = hard.rescued(0.1)
     (name,) = found.sensitivity
-    path = found.files[f"{name}, symmetric"]
+    path = found.files[f"{name}, for OpenVINO"]
     assert operators(load_onnx(path)) == operators(load_onnx(found.files[name]))
-    assert found.drops[f"{name}, symmetric"] == pytest.approx(hard.drop(path))
+    assert found.drops[f"{name}, for OpenVINO"] == pytest.approx(hard.drop(path))
     graph = load_onnx(path).graph
     zeros = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"}
     assert zeros

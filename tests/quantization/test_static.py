@@ -279,3 +279,23 @@ def test_a_bias_that_convolutions_share_takes_no_name_of_another_value(tmp_path:
     quantize_static_int8(path, target, collect(path, [(rows,)]).ranges(), QuantizeConfig())
     wanted, found = Session(path).run(rows), Session(target).run(rows)
     assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_sums_in_fp32_are_rounded_by_nothing_behind_a_convolution(
+    prepared: Path, ranges: Ranges, tmp_path: Path
+):
+    found = {}
+    for fp32_sums in (False, True):
+        path = tmp_path / f"{fp32_sums}.onnx"
+        config = QuantizeConfig()
+        quantize_static_int8(
+            prepared, path, ranges, config, kinds=("Conv", "Gemm"), fp32_sums=fp32_sums
+        )
+        graph = onnx.load(path).graph
+        rounded = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+        restored = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+        convolutions = [node for node in graph.node if node.op_type == "Conv"]
+        assert len(convolutions) == 6
+        assert all({*node.input[:2]} <= restored for node in convolutions)
+        found[fp32_sums] = sum(node.output[0] in rounded for node in convolutions)
+    assert found == {False: 6, True: 0}
