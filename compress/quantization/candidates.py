@@ -44,6 +44,8 @@ NO_INT8 = (
 
 #: Static int8 of the layers that gain from it by measurement.
 SLOWER = "static, slower layers fp32"
+#: Behind the name of what OpenVINO is faster with and onnxruntime as a rule is not.
+FOR_OPENVINO = ", for OpenVINO"
 _NOT_SLOWER = "no layer is slower in int8 than in fp32"
 
 PRODUCTS = ("MatMul", "Gemm")
@@ -183,12 +185,12 @@ class Candidates:
         if found and self._calls is not None and self._minimise == "latency":
             found[SLOWER] = self._faster_layers
             if self.has_pieces and self.on_openvino:
-                found[f"{SLOWER}, for OpenVINO"] = self._faster_layers_for_openvino
+                found[f"{SLOWER}{FOR_OPENVINO}"] = self._faster_layers_for_openvino
         if self.convolutions:
             if self.has_pieces:
                 found["static, layers alone"] = partial(self.static, kinds=LAYERS)
                 if self.on_openvino:
-                    found["static, layers alone, for OpenVINO"] = partial(
+                    found[f"static, layers alone{FOR_OPENVINO}"] = partial(
                         self.static, kinds=LAYERS, fp32_sums=True
                     )
             spread = self.folder / "depthwise.onnx"

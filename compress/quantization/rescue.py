@@ -16,7 +16,7 @@ from compress.errors import first_line
 from compress.export.graph import load_onnx
 from compress.progress import Progress
 from compress.quantization.building import Built, finish, make_all
-from compress.quantization.candidates import Maker
+from compress.quantization.candidates import FOR_OPENVINO, Maker
 from compress.quantization.layers import layers
 from compress.quantization.mixed_precision import Mixed, mixed_precision
 from compress.quantization.rewriting.files import copy
@@ -65,7 +65,11 @@ def rescue(
         KeyboardInterrupt: while layers were compared.
     """
     candidates = built.candidates
-    static = [drops[name] for name in drops if name.startswith("static")]
+    static = [
+        drop
+        for name, drop in drops.items()
+        if name.startswith("static") and FOR_OPENVINO not in name
+    ]
     if candidates is None or candidates.config.method != "best" or not static:
         return Rescued()
     if min(static) <= max_drop:
@@ -103,7 +107,7 @@ def rescue(
     made, found[name] = {name: mixed.path}, mixed.drop
     if candidates.symmetric is not None:
         for_openvino = partial(variants.part_static, mixed.fp32, for_openvino=True)
-        more = make_all({f"{name}, for OpenVINO": for_openvino}, folder)
+        more = make_all({f"{name}{FOR_OPENVINO}": for_openvino}, folder)
         found |= _judge(*more, drop_of)
         made, failures = made | more[0], failures | more[1]
     ways = {"static": len(mixed.fp32)}

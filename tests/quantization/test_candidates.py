@@ -14,6 +14,8 @@ from compress.quantization.candidates import SLOWER, Candidates
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.simplify import simplify
 from compress.quantization.variants import Variants
+from compress.runtime.interface import open_model
+from compress.runtime.onnxruntime import Session
 
 
 def bytes_model(folder: Path) -> Path:
@@ -113,3 +115,35 @@ def test_for_openvino_convolutions_between_pieces_give_fp32(tmp_path: Path):
         node for node in onnx.load(tmp_path / "few.onnx").graph.node if node.op_type == "Conv"
     )
     assert kept.input[0] == "turned"
+
+
+def test_openvino_gives_the_answers_of_what_was_made_for_it(tmp_path: Path):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    random = np.random.default_rng(0)
+    weights = {f"w{at}": random.normal(0, 0.3, (8, 8, 3, 3)).astype(np.float32) for at in range(2)}
+    weights["last"] = random.normal(0, 0.3, (8, 16, 1, 1)).astype(np.float32)
+    nodes, name = [], "x"
+    for at in range(2):
+        nodes.append(helper.make_node("Conv", [name, f"w{at}"], [f"c{at}"], pads=[1] * 4))
+        nodes.append(helper.make_node("Sigmoid", [f"c{at}"], [f"s{at}"]))
+        nodes.append(helper.make_node("Mul", [f"c{at}", f"s{at}"], [f"m{at}"]))
+        name = f"m{at}"
+    nodes.append(helper.make_node("Concat", ["m0", "m1"], ["both"], axis=1))
+    nodes.append(helper.make_node("Conv", ["both", "last"], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8, 16, 16])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    samples = (random.normal(size=(8, 8, 16, 16)).astype(np.float32),)
+    simplify(tmp_path / "m.onnx", tmp_path / "prepared.onnx", samples)
+    given = (tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig())
+    made = Candidates(*given, runtimes=("openvino",)).makers()
+    made["static, layers alone, for OpenVINO"](tmp_path / "made.onnx")
+    expected = Session(tmp_path / "prepared.onnx").run(*samples)
+    found = open_model("openvino", tmp_path / "made.onnx").run(*samples)
+    assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.03

@@ -101,6 +101,15 @@ def test_nothing_is_tried_within_the_budget_or_where_one_method_was_asked_for(ha
     assert hard.rescued(0.1, without) == Rescued()
 
 
+def test_what_is_for_openvino_alone_keeps_no_budget_for_onnxruntime(hard: Hard):
+    known = hard.drops
+    try:
+        hard.drops = known | {"static, layers alone, for OpenVINO": 0.0}
+        assert hard.rescued(0.1).files
+    finally:
+        hard.drops = known
+
+
 def test_a_budget_that_no_part_keeps_says_how_near_it_came(hard: Hard):
     found = hard.rescued(0.0)
     assert found.sensitivity == {}
