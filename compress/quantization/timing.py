@@ -123,7 +123,7 @@ def time_candidates(
         interrupted = len(more.workers) < workers
         names = _near(more, baseline, allowed, _CLOSE)
         of_one = (time.monotonic() - start) / workers * len(names) / len(contenders)
-        workers = min(LAST_WORKERS, int(_LAST_SECONDS / of_one))
+        workers = min(LAST_WORKERS, int(_LAST_SECONDS / max(of_one, 1e-9)))
         if interrupted or len(names) < 2 or workers <= WORKERS:
             break
     return Timed(_ratios(found, baseline), tuple(found), failed, interrupted)
