@@ -105,7 +105,7 @@ def rescue(
     fp32, total = len(mixed.fp32) + slower, len(mixed.sensitivities) + slower
     name = f"static, {fp32} of {total} layers fp32"
     made, found[name] = {name: mixed.path}, mixed.drop
-    if candidates.symmetric is not None:
+    if candidates.symmetric is not None or (candidates.on_openvino and candidates.has_pieces):
         for_openvino = partial(variants.part_static, mixed.fp32, for_openvino=True)
         more = make_all({f"{name}{FOR_OPENVINO}": for_openvino}, folder)
         found |= _judge(*more, drop_of)
