@@ -29,8 +29,12 @@ _TYPES = {
     "tensor(double)": np.float64,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
-    "tensor(uint8)": np.uint8,
+    "tensor(int16)": np.int16,
     "tensor(int8)": np.int8,
+    "tensor(uint64)": np.uint64,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
 
@@ -165,13 +169,8 @@ class Session:
         return [self._declared(entry) for entry in self.inputs]
 
     def _declared(self, entry: ort.NodeArg) -> Declared:
-        if entry.type not in _TYPES:
-            raise ModelFileError(
-                f"{self.file}: input '{entry.name}' is a {entry.type}; expected a tensor of "
-                f"{', '.join(sorted(kind[7:-1] for kind in _TYPES))}."
-            )
         sizes = tuple(size if isinstance(size, int) else None for size in entry.shape)
-        return Declared(entry.name, np.dtype(_TYPES[entry.type]), sizes)
+        return Declared(entry.name, _dtype(self.file, entry), sizes)
 
     def prepare(self) -> None:
         """Nothing: a session has threads of its own."""
@@ -222,13 +221,7 @@ class Session:
 
     def example(self, batch: int, seed: int = 0, length: int | None = None) -> Feeds:
         """A batch of the declared shapes; see `example_feeds`."""
-        inputs = [
-            (
-                [size if isinstance(size, int) else None for size in entry.shape],
-                np.dtype(_TYPES.get(entry.type, np.float32)),
-            )
-            for entry in self.inputs
-        ]
+        inputs = [(entry.shape, entry.dtype) for entry in self.declared()]
         return example_feeds(inputs, batch, seed, length)
 
     def check(self, feeds: Feeds) -> None:
@@ -237,14 +230,29 @@ class Session:
 
 
 def check_feeds(file: Path, inputs: Sequence[ort.NodeArg], feeds: Feeds) -> None:
-    """Raise ShapeMismatch unless inputs of a session take arrays of these shapes and types."""
+    """Raise unless inputs of a session take arrays of these shapes and types.
+
+    Raises:
+        ShapeMismatch: they do not.
+        ModelFileError: an input of a type that is no array of numbers.
+    """
+    types = [_dtype(file, entry) for entry in inputs]
     right = len(feeds) == len(inputs)
-    for entry, feed in zip(inputs, feeds, strict=False):
-        right &= _fits(entry, feed.shape) and feed.dtype == _TYPES.get(entry.type, np.float32)
+    for entry, kind, feed in zip(inputs, types, feeds, strict=False):
+        right &= _fits(entry, feed.shape) and feed.dtype == kind
     if not right:
         expected = [f"{entry.name} {entry.type} {entry.shape}" for entry in inputs]
         given = [f"{feed.dtype} {list(feed.shape)}" for feed in feeds]
         raise ShapeMismatch(f"{file}: takes {', '.join(expected)}, the data is {', '.join(given)}.")
+
+
+def _dtype(file: Path, entry: ort.NodeArg) -> np.dtype[Any]:
+    if entry.type not in _TYPES:
+        raise ModelFileError(
+            f"{file}: input '{entry.name}' is a {entry.type}; expected a tensor of "
+            f"{', '.join(sorted(kind[7:-1] for kind in _TYPES))}."
+        )
+    return np.dtype(_TYPES[entry.type])
 
 
 def _fits(entry: ort.NodeArg, shape: Sequence[int]) -> bool:

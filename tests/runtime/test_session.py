@@ -251,3 +251,26 @@ def test_a_fixed_batch_and_a_second_input_are_named(tmp_path: Path):
     assert str(caught.value) == (
         f"{path}: takes a tensor(float) ['n'], b tensor(float) ['n'], the data is float32 [3]."
     )
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64"])
+@pytest.mark.parametrize("sign", ["", "u"])
+def test_whole_numbers_of_every_width(tmp_path: Path, kind: str, sign: str):
+    file = write(tmp_path / "model.onnx", kind=TensorProto.DataType.Value((sign + kind).upper()))
+    session = Session(file)
+    rows = np.arange(8).reshape(2, 4).astype(sign + kind)
+    assert session.declared()[0].dtype == rows.dtype
+    np.testing.assert_allclose(session.run((rows,)), rows.astype(np.float32) @ WEIGHT, rtol=1e-5)
+
+
+def test_an_input_of_text_is_refused_by_name(tmp_path: Path):
+    file = tmp_path / "model.onnx"
+    x = helper.make_tensor_value_info("words", TensorProto.STRING, ["n"])
+    y = helper.make_tensor_value_info("y", TensorProto.STRING, ["n"])
+    graph = helper.make_graph([helper.make_node("Identity", ["words"], ["y"])], "g", [x], [y])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), file)
+    session = Session(file)
+    for use in (lambda: session.example(1), lambda: session.check((np.array(["a"], object),))):
+        with pytest.raises(ModelFileError, match=r"input 'words' is a tensor.string.; expected"):
+            use()
