@@ -25,6 +25,7 @@ from compress.models.references import resolve
 from compress.quantization.candidates import Candidates
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.fusion import fuse
+from compress.quantization.prepared import Prepared
 from compress.quantization.rewriting.simplify import simplify
 from compress.runtime.onnxruntime import Feeds
 
@@ -57,10 +58,8 @@ def _rows(width: int) -> list[dict[str, Any]]:
         simplify(folder / "fp32.onnx", folder / "prepared.onnx")
         arms = {"fp32": folder / "fp32.onnx", "fp32, fused": folder / "fp32-fused.onnx"}
         fuse(folder / "prepared.onnx", arms["fp32, fused"], _samples(2))
-        candidates = Candidates(
-            folder / "prepared.onnx", folder, [_samples(32)], QuantizeConfig(), "size"
-        )
-        for number, (kind, make) in enumerate(candidates.makers().items()):
+        prepared = Prepared(folder / "prepared.onnx", folder, [_samples(32)], QuantizeConfig())
+        for number, (kind, make) in enumerate(Candidates(prepared, "size").makers().items()):
             arms[kind] = folder / f"{number}.onnx"
             make(arms[kind])
         measured = measure(arms, CONFIG, inputs=_samples)

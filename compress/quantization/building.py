@@ -12,8 +12,9 @@ from compress.export.graph import computing_nodes, load_onnx, shorten_names, str
 from compress.measure.judge import Judge
 from compress.progress import Progress, quiet
 from compress.quantization.calibration.stored import Store
-from compress.quantization.candidates import NO_INT8, Candidates, Maker
+from compress.quantization.candidates import NO_INT8, Candidates
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.prepared import Maker, Prepared
 from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.crashing import check_loads
 from compress.quantization.rewriting.files import copy, save
@@ -45,18 +46,18 @@ class Built:
     Attributes:
         files: by name, what could be built and loads.
         failures: by name, why others could not be built.
-        candidates: makes more of them; None where there is nothing to make them from.
+        prepared: what more of them can be made from; None where there is nothing.
         rewrites: what was done to the model before it was quantized, see `simplify`.
     """
 
     files: dict[str, Path]
     failures: dict[str, str] = field(default_factory=dict)
-    candidates: Candidates | None = None
+    prepared: Prepared | None = None
     rewrites: list[Rewrite] = field(default_factory=list)
 
     def calibration(self) -> dict[str, Any]:
         """For a card: passes of calibration so far; empty where there was none."""
-        return self.candidates.calibration.account() if self.candidates else {}
+        return self.prepared.calibration.account() if self.prepared else {}
 
 
 def build(
@@ -82,28 +83,27 @@ def build(
         runtimes: that will be tried beside onnxruntime.
         batch: samples of a call, to tell which layers are slower in int8.
     """
-    prepared = folder / "prepared.onnx"
+    rewritten = folder / "prepared.onnx"
     samples = judge.calibration(config.samples, seed)
-    rewrites = simplify(source, prepared, samples[0])
+    rewrites = simplify(source, rewritten, samples[0])
     calls = judge.sizes((batch,))[0], judge.batch
-    candidates = Candidates(
-        prepared, folder, samples, config, minimise, progress, device, store, runtimes, calls
-    )
+    prepared = Prepared(rewritten, folder, samples, config, progress, store, runtimes, calls)
+    candidates = Candidates(prepared, minimise, device)
     files, failures = make_all(candidates.makers(), folder)
     if config.method == "best":
         failures |= {} if candidates.int8 else {"int8": NO_INT8}
         helped = any(entry.name not in _NEUTRAL and not entry.undone for entry in rewrites)
-        sources = {REWRITTEN: prepared if helped else None, FUSED: candidates.fused}
+        sources = {REWRITTEN: rewritten if helped else None, FUSED: candidates.fused}
         openvino = folder / "openvino.onnx"
-        change = (prepared, openvino, samples[0], for_openvino)
-        if candidates.on_openvino and write_changed(*change):
+        change = (rewritten, openvino, samples[0], for_openvino)
+        if prepared.on_openvino and write_changed(*change):
             sources[FOR_OPENVINO] = openvino
         for name, fp32 in sources.items():
             if fp32 is not None:
                 files[name] = fp32.with_stem(f"{fp32.stem}-fp32")
                 copy(fp32, files[name])
                 finish(files[name])
-    return Built(files, failures, candidates, rewrites)
+    return Built(files, failures, prepared, rewrites)
 
 
 def make_all(makers: Mapping[str, Maker], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:

@@ -16,9 +16,10 @@ from compress.errors import first_line
 from compress.export.graph import load_onnx
 from compress.progress import Progress
 from compress.quantization.building import Built, finish, make_all
-from compress.quantization.candidates import FOR_OPENVINO, Maker
+from compress.quantization.candidates import FP32_SUMS
 from compress.quantization.layers import layers
 from compress.quantization.mixed_precision import Mixed, mixed_precision
+from compress.quantization.prepared import Maker
 from compress.quantization.rewriting.files import copy
 from compress.quantization.variants import BY_ROWS, Variants
 from compress.quantization.weight_only import quantize_tables
@@ -64,18 +65,16 @@ def rescue(
     Raises:
         KeyboardInterrupt: while layers were compared.
     """
-    candidates = built.candidates
+    prepared = built.prepared
     static = [
-        drop
-        for name, drop in drops.items()
-        if name.startswith("static") and FOR_OPENVINO not in name
+        drop for name, drop in drops.items() if name.startswith("static") and FP32_SUMS not in name
     ]
-    if candidates is None or candidates.config.method != "best" or not static:
+    if prepared is None or prepared.config.method != "best" or not static:
         return Rescued()
     if min(static) <= max_drop:
         return Rescued()
-    folder = candidates.prepared.parent
-    variants = Variants(candidates)
+    folder = prepared.folder
+    variants = Variants(prepared)
     files, failures = make_all(variants.makers(), folder)
     found = _judge(files, failures, drop_of)
     by_rows = {name: path for name, path in files.items() if name == BY_ROWS}
@@ -83,13 +82,13 @@ def rescue(
     within = {name.partition(",")[0] for name in found if found[name] <= max_drop}
     if "static" in within:
         return Rescued(files, failures, found)
-    every = layers(load_onnx(candidates.prepared))
+    every = layers(load_onnx(prepared.file))
     mixed = mixed_precision(
-        candidates.prepared,
+        prepared.file,
         variants.part_static,
         drop_of,
         every,
-        candidates.samples[:_BATCHES],
+        prepared.samples[:_BATCHES],
         max_drop,
         folder,
         progress,
@@ -101,15 +100,22 @@ def rescue(
         failures["static, mixed precision"] = _why_not(mixed)
         return Rescued(files, failures, found)
     finish(mixed.path)
-    slower = len(every.keys() & candidates.slower)  # these were never compared
+    slower = len(every.keys() & prepared.slower)  # these were never compared
     fp32, total = len(mixed.fp32) + slower, len(mixed.sensitivities) + slower
     name = f"static, {fp32} of {total} layers fp32"
     made, found[name] = {name: mixed.path}, mixed.drop
-    if candidates.symmetric is not None or (candidates.on_openvino and candidates.has_pieces):
-        for_openvino = partial(variants.part_static, mixed.fp32, for_openvino=True)
-        more = make_all({f"{name}{FOR_OPENVINO}": for_openvino}, folder)
-        found |= _judge(*more, drop_of)
-        made, failures = made | more[0], failures | more[1]
+    for_openvino = dict[str, Maker]()
+    if prepared.on_openvino and prepared.has_pieces:
+        for_openvino[f"{name}{FP32_SUMS}"] = partial(
+            variants.part_static, mixed.fp32, fp32_sums=True
+        )
+    elif prepared.symmetric is not None:
+        for_openvino[f"{name}, symmetric"] = partial(
+            variants.part_static, mixed.fp32, symmetric=True
+        )
+    more = make_all(for_openvino, folder)
+    found |= _judge(*more, drop_of)
+    made, failures = made | more[0], failures | more[1]
     ways = {"static": len(mixed.fp32)}
     if drops.get("dynamic", 0) > max_drop and "dynamic" not in within:
         ways["dynamic"] = 1

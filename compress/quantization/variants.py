@@ -8,10 +8,11 @@ from pathlib import Path
 
 from compress.errors import CompressError
 from compress.quantization.bias_correction import correct_biases, corrected_inputs
-from compress.quantization.candidates import LAYERS, PRODUCTS, SLOWER, Candidates, Maker
+from compress.quantization.candidates import SLOWER
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.equalization import equalize
 from compress.quantization.outliers import split_outliers
+from compress.quantization.prepared import LAYERS, PRODUCTS, Maker, Prepared
 from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.convolution_products import as_products
 from compress.quantization.row_ranges import normalize_rows
@@ -25,12 +26,12 @@ BY_ROWS = "static, a range for each row"
 class Variants:
     """Makers of models that start from the same file as the candidates."""
 
-    def __init__(self, candidates: Candidates) -> None:
-        self._candidates, self._config = candidates, candidates.config
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared, self._config = prepared, prepared.config
 
     def makers(self) -> dict[str, Maker]:
         """Name to maker; none where static int8 has nothing to make faster."""
-        known, found = self._candidates, dict[str, Maker]()
+        known, found = self._prepared, dict[str, Maker]()
         if not known.can_be_static:
             return found
         if self._config.calibration != "mse":
@@ -51,15 +52,20 @@ class Variants:
         return found
 
     def part_static(
-        self, keep_fp32: Collection[str], path: Path, *, for_openvino: bool = False
+        self,
+        keep_fp32: Collection[str],
+        path: Path,
+        *,
+        symmetric: bool = False,
+        fp32_sums: bool = False,
     ) -> None:
         """Static int8 of some layers, and of nothing else that may have cost the budget.
 
         Those that are slower in int8 stay fp32 as well. What pieces make between layers may have a
         few very large values: ranges of least error.
         """
-        known, (config, kinds) = self._candidates, self._layers
-        if for_openvino and not known.has_pieces:
+        known, (config, kinds) = self._prepared, self._layers
+        if symmetric:
             config = config.model_copy(update={"symmetric": True})
         known.static(
             path,
@@ -67,7 +73,7 @@ class Variants:
             config=config,
             kinds=kinds,
             tables=False,
-            fp32_sums=for_openvino and known.has_pieces,
+            fp32_sums=fp32_sums,
         )
 
     def outliers_apart(self, names: Collection[str], path: Path, *, dynamic: bool = False) -> None:
@@ -80,16 +86,18 @@ class Variants:
         Raises:
             CompressError: none of them has outliers.
         """
-        known = self._candidates
+        known = self._prepared
         split = known.folder / "outliers-apart.onnx"
-        statistics = known.calibration.statistics(known.prepared)
-        apart = split_outliers(known.prepared, split, statistics, names)
+        statistics = known.calibration.statistics(known.file)
+        apart = split_outliers(known.file, split, statistics, names)
         if not apart:
             raise CompressError("none of the layers that lose most is a product with outliers")
         if dynamic:
             known.dynamic(split, path)
         else:
-            known.alone(split, path, (frozenset(names) | known.slower) - apart, *self._layers)
+            known.static_alone(
+                split, path, (frozenset(names) | known.slower) - apart, *self._layers
+            )
 
     @property
     def _by_error(self) -> QuantizeConfig:
@@ -98,39 +106,39 @@ class Variants:
     @property
     def _layers(self) -> tuple[QuantizeConfig, tuple[str, ...]]:
         """How layers are quantized where nothing else may cost accuracy: scheme and operators."""
-        return (self._by_error, LAYERS) if self._candidates.has_pieces else (self._config, ())
+        return (self._by_error, LAYERS) if self._prepared.has_pieces else (self._config, ())
 
     def _corrected(self, path: Path) -> None:
-        known = self._candidates
+        known = self._prepared
         equal, corrected = known.folder / "equalized.onnx", known.folder / "corrected.onnx"
-        equalize(known.prepared, equal)
+        equalize(known.file, equal)
         statistics = known.calibration.passed(equal, channels=corrected_inputs(equal))
         correct_biases(equal, corrected, statistics, self._config)
-        known.alone(corrected, path)
+        known.static_alone(corrected, path)
 
     def _by_rows(self, path: Path) -> None:
         """Static int8 of products alone, of convolutions along one axis as well."""
-        known = self._candidates
+        known = self._prepared
         products, rows = known.folder / "products.onnx", known.folder / "rows.onnx"
-        made = write_changed(known.prepared, products, known.samples[0], as_products)
-        if not normalize_rows(products if made else known.prepared, rows):
+        made = write_changed(known.file, products, known.samples[0], as_products)
+        if not normalize_rows(products if made else known.file, rows):
             raise CompressError("no product, and no convolution along one axis, is large enough")
-        known.alone(rows, path, kinds=PRODUCTS)
+        known.static_alone(rows, path, kinds=PRODUCTS)
 
     def _smooth(self, path: Path, config: QuantizeConfig | None = None) -> None:
-        self._candidates.alone(self._smoothed(), path, config=config)
+        self._prepared.static_alone(self._smoothed(), path, config=config)
         quantize_tables(path)
 
     def _smooth_dynamic(self, path: Path) -> None:
-        self._candidates.dynamic(self._smoothed(), path)
+        self._prepared.dynamic(self._smoothed(), path)
 
     def _smoothed(self) -> Path:
         """A file with smoother activations, made once."""
-        known = self._candidates
+        known = self._prepared
         path = known.folder / "smooth.onnx"
         if path.exists():
             return path
-        if not smooth(known.prepared, path, known.samples, self._config, known.calibration):
+        if not smooth(known.file, path, known.samples, self._config, known.calibration):
             path.unlink()
             raise CompressError("no product comes nearer to fp32 by it")
         return path

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.errors import CompressError
-from compress.quantization.candidates import SLOWER, Candidates
+from compress.quantization.candidates import FP32_SUMS, SLOWER, Candidates
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.prepared import Prepared
 from compress.quantization.rewriting.simplify import simplify
 from compress.quantization.variants import Variants
 from compress.runtime.interface import open_model
@@ -61,8 +62,8 @@ def table(path: Path) -> np.dtype:
 def test_pieces_and_embeddings_stay_fp32_where_they_may_cost_the_budget(tmp_path: Path):
     samples = (np.random.default_rng(1).integers(0, 600, (32, 12)),)
     simplify(bytes_model(tmp_path), tmp_path / "prepared.onnx", samples)
-    candidates = Candidates(tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig())
-    made = {**candidates.makers(), **Variants(candidates).makers()}
+    prepared = Prepared(tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig())
+    made = {**Candidates(prepared).makers(), **Variants(prepared).makers()}
     for name in ("static", "static, layers alone", "static, layers alone, ranges of least error"):
         made[name](tmp_path / f"{name}.onnx")
     assert int8(tmp_path / "static.onnx") - {"Transpose"} == {"Gather", "Conv", "Mul"}
@@ -72,7 +73,7 @@ def test_pieces_and_embeddings_stay_fp32_where_they_may_cost_the_budget(tmp_path
     last = tmp_path / "static, layers alone, ranges of least error.onnx"
     assert int8(last) == {"Conv"}
     assert table(last) == np.float32
-    Variants(candidates).part_static((), tmp_path / "part.onnx")
+    Variants(prepared).part_static((), tmp_path / "part.onnx")
     assert int8(tmp_path / "part.onnx") == {"Conv"}
 
 
@@ -80,9 +81,10 @@ def test_symmetric_activations_are_for_openvino(tmp_path: Path):
     samples = (np.random.default_rng(1).integers(0, 600, (32, 12)),)
     simplify(bytes_model(tmp_path), tmp_path / "prepared.onnx", samples)
     for runtimes, there in (((), False), (("openvino-bf16",), True)):
-        made = Candidates(
+        prepared = Prepared(
             tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig(), runtimes=runtimes
-        ).makers()
+        )
+        made = Candidates(prepared).makers()
         assert ("static, symmetric" in made) is there
     made["static, symmetric"](tmp_path / "made.onnx")
     graph = onnx.load(tmp_path / "made.onnx").graph
@@ -96,10 +98,10 @@ def test_for_openvino_convolutions_between_pieces_give_fp32(tmp_path: Path):
     samples = (np.random.default_rng(1).integers(0, 600, (32, 12)),)
     simplify(bytes_model(tmp_path), tmp_path / "prepared.onnx", samples)
     given = (tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig())
-    name, few = "static, layers alone, for OpenVINO", f"{SLOWER}, for OpenVINO"
-    assert not {name, few} & Candidates(*given).makers().keys()
-    candidates = Candidates(*given, runtimes=("openvino",), calls=(32, lambda _: samples))
-    made = candidates.makers()
+    name, few = f"static, layers alone{FP32_SUMS}", f"{SLOWER}{FP32_SUMS}"
+    assert not {name, few} & Candidates(Prepared(*given)).makers().keys()
+    prepared = Prepared(*given, runtimes=("openvino",), calls=(32, lambda _: samples))
+    made = Candidates(prepared).makers()
     made[name](tmp_path / "made.onnx")
     graph = onnx.load(tmp_path / "made.onnx").graph
     (convolution,) = (node for node in graph.node if node.op_type == "Conv")
@@ -109,7 +111,7 @@ def test_for_openvino_convolutions_between_pieces_give_fp32(tmp_path: Path):
     assert "QuantizeLinear" not in readers
     with pytest.raises(CompressError, match="no layer is slower"):
         made[few](tmp_path / "few.onnx")  # as nothing has been found to be slower
-    candidates.slower = frozenset({convolution.name})
+    prepared.slower = frozenset({convolution.name})
     made[few](tmp_path / "few.onnx")
     (kept,) = (
         node for node in onnx.load(tmp_path / "few.onnx").graph.node if node.op_type == "Conv"
@@ -142,8 +144,8 @@ def test_openvino_gives_the_answers_of_what_was_made_for_it(tmp_path: Path):
     samples = (random.normal(size=(8, 8, 16, 16)).astype(np.float32),)
     simplify(tmp_path / "m.onnx", tmp_path / "prepared.onnx", samples)
     given = (tmp_path / "prepared.onnx", tmp_path, [samples], QuantizeConfig())
-    made = Candidates(*given, runtimes=("openvino",)).makers()
-    made["static, layers alone, for OpenVINO"](tmp_path / "made.onnx")
+    made = Candidates(Prepared(*given, runtimes=("openvino",))).makers()
+    made[f"static, layers alone{FP32_SUMS}"](tmp_path / "made.onnx")
     expected = Session(tmp_path / "prepared.onnx").run(*samples)
     found = open_model("openvino", tmp_path / "made.onnx").run(*samples)
     assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.03

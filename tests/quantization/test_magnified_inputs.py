@@ -14,6 +14,7 @@ from compress.quantization.candidates import Candidates
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.magnified_inputs import magnify_inputs, weights_in_parts
+from compress.quantization.prepared import Prepared
 from compress.runtime.onnxruntime import Session
 
 FEATURES, HIDDEN = 6, 8
@@ -121,7 +122,7 @@ def test_it_is_a_candidate_where_inputs_are_small_alone(tmp_path: Path):
     source = model(tmp_path / "model.onnx")
     names = {}
     for name, samples in (("energies", energies(0)), ("normal", NORMAL)):
-        made = Candidates(source, tmp_path, [(samples,)], QuantizeConfig()).makers()
+        made = Candidates(Prepared(source, tmp_path, [(samples,)], QuantizeConfig())).makers()
         names[name] = {one for one in made if "magnified" in one}
         (tmp_path / "magnified.onnx").unlink(missing_ok=True)
     assert names == {"energies": {"dynamic, LSTM inputs magnified"}, "normal": set()}

@@ -16,6 +16,7 @@ from compress.progress import quiet
 from compress.quantization import candidates
 from compress.quantization import rescue as module
 from compress.quantization.building import Built, build
+from compress.quantization.candidates import FP32_SUMS
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.layers import layers
 from compress.quantization.rescue import Rescued, rescue
@@ -69,9 +70,9 @@ def test_hard_layers_stay_fp32_where_nothing_cheaper_is_enough(hard: Hard):
 def test_layers_that_are_slower_in_int8_stay_fp32_in_all_that_is_tried(
     hard: Hard, monkeypatch: pytest.MonkeyPatch
 ):
-    assert hard.built.candidates is not None
-    every = sorted(layers(load_onnx(hard.built.candidates.prepared)))
-    monkeypatch.setattr(hard.built.candidates, "slower", frozenset(every[:1]))
+    assert hard.built.prepared is not None
+    every = sorted(layers(load_onnx(hard.built.prepared.file)))
+    monkeypatch.setattr(hard.built.prepared, "slower", frozenset(every[:1]))
     found = hard.rescued(0.1)
     (name,) = found.sensitivity
     assert name == "static, 3 of 8 layers fp32"
@@ -82,13 +83,12 @@ def test_layers_that_are_slower_in_int8_stay_fp32_in_all_that_is_tried(
 def test_for_openvino_the_mixed_model_is_symmetric_as_well(
     hard: Hard, monkeypatch: pytest.MonkeyPatch
 ):
-    symmetric = CONFIG.model_copy(update={"symmetric": True})
-    monkeypatch.setattr(hard.built.candidates, "symmetric", symmetric)
+    monkeypatch.setattr(hard.built.prepared, "on_openvino", True)
     found = hard.rescued(0.1)
     (name,) = found.sensitivity
-    path = found.files[f"{name}, for OpenVINO"]
+    path = found.files[f"{name}, symmetric"]
     assert operators(load_onnx(path)) == operators(load_onnx(found.files[name]))
-    assert found.drops[f"{name}, for OpenVINO"] == pytest.approx(hard.drop(path))
+    assert found.drops[f"{name}, symmetric"] == pytest.approx(hard.drop(path))
     graph = load_onnx(path).graph
     zeros = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"}
     assert zeros
@@ -104,7 +104,7 @@ def test_nothing_is_tried_within_the_budget_or_where_one_method_was_asked_for(ha
 def test_what_is_for_openvino_alone_keeps_no_budget_for_onnxruntime(hard: Hard):
     known = hard.drops
     try:
-        hard.drops = known | {"static, layers alone, for OpenVINO": 0.0}
+        hard.drops = known | {f"static, layers alone{FP32_SUMS}": 0.0}
         assert hard.rescued(0.1).files
     finally:
         hard.drops = known

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.errors import CompressError
 from compress.measure.profile import ProfileConfig, profile
 from compress.quantization import slower_layers as module
-from compress.quantization.candidates import LAYERS, SLOWER, Candidates
+from compress.quantization.candidates import SLOWER, Candidates
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.prepared import LAYERS, Prepared
 from compress.quantization.slower_layers import slower_layers
 from compress.report.profile_schema import Profile, ProfiledNode
 
@@ -56,10 +57,8 @@ def images(batch: int) -> tuple[np.ndarray, ...]:
     return (np.random.default_rng(1).normal(size=(batch, 3, 16, 16)).astype(np.float32),)
 
 
-def candidates(fp32: Path, minimise: str = "latency") -> Candidates:
-    return Candidates(
-        *(fp32, fp32.parent, [images(8)], QuantizeConfig(), minimise), calls=(2, images)
-    )
+def prepared(fp32: Path) -> Prepared:
+    return Prepared(fp32, fp32.parent, [images(8)], QuantizeConfig(), calls=(2, images))
 
 
 NAMES = {"stem", "point", "depth", "head"}
@@ -67,7 +66,7 @@ NAMES = {"stem", "point", "depth", "head"}
 
 def test_every_layer_is_found_again_in_real_profiles_of_both_files(fp32: Path):
     for kinds in ((), LAYERS):
-        candidates(fp32).static(fp32.parent / "int8.onnx", kinds=kinds)
+        prepared(fp32).static(fp32.parent / "int8.onnx", kinds=kinds)
         arms = {"fp32": fp32, "int8": fp32.parent / "int8.onnx"}
         found = profile(arms, ProfileConfig(batch=2, workers=1), inputs=images)
         layers = module._Layers(onnx.load(fp32).graph.node, NAMES)
@@ -123,7 +122,7 @@ def test_a_file_that_cannot_be_profiled_is_told(fp32: Path):
 
 
 def test_what_is_slower_stays_fp32_in_a_candidate(fp32: Path, monkeypatch: pytest.MonkeyPatch):
-    made = candidates(fp32)
+    made = prepared(fp32)
     asked = {}
 
     def slower(fp32: Path, int8: Path, names: list[str], **given: object) -> frozenset[str]:
@@ -131,7 +130,7 @@ def test_what_is_slower_stays_fp32_in_a_candidate(fp32: Path, monkeypatch: pytes
         return frozenset({"depth"})
 
     monkeypatch.setattr("compress.quantization.candidates.slower_layers", slower)
-    made.makers()[SLOWER](fp32.parent / "made.onnx")
+    Candidates(made).makers()[SLOWER](fp32.parent / "made.onnx")
     assert asked["names"] == NAMES
     assert (asked["batch"], asked["inputs"]) == (2, images)
     assert made.slower == {"depth"}
@@ -144,7 +143,7 @@ def test_what_is_slower_stays_fp32_in_a_candidate(fp32: Path, monkeypatch: pytes
 def test_it_is_left_out_for_size_and_where_nothing_is_slower(
     fp32: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert SLOWER not in candidates(fp32, "size").makers()
+    assert SLOWER not in Candidates(prepared(fp32), "size").makers()
     monkeypatch.setattr("compress.quantization.candidates.slower_layers", lambda *_, **__: set())
     with pytest.raises(CompressError, match="no layer is slower in int8"):
-        candidates(fp32).makers()[SLOWER](fp32.parent / "made.onnx")
+        Candidates(prepared(fp32)).makers()[SLOWER](fp32.parent / "made.onnx")

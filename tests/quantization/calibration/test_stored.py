@@ -170,8 +170,8 @@ def test_no_candidate_needs_a_second_pass(
         folder.mkdir()
         store = Store(tmp_path / "c.npz")
         built = build(trained_onnx, folder, TaskJudge(tiny_task), QuantizeConfig(), store=store)
-        assert built.candidates is not None
-        files, failures = make_all(Variants(built.candidates).makers(), folder)
+        assert built.prepared is not None
+        files, failures = make_all(Variants(built.prepared).makers(), folder)
         assert set(failures) == {BY_ROWS}, "its convolutions go along two axes"
         made.append({name: path.read_bytes() for name, path in (built.files | files).items()})
         names = [path.name for path in passes]

@@ -11,6 +11,7 @@ from sketch import Sketch, kinds, run
 
 from compress.quantization.candidates import Candidates
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.prepared import Prepared
 from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.depthwise import as_convolutions
 from compress.quantization.rewriting.folding import infer_shapes
@@ -77,7 +78,7 @@ def test_what_is_no_image_or_learns_while_it_runs_stays(tmp_path: Path):
 
 def test_int8_convolutions_then_have_no_fp32_between_them(tmp_path: Path):
     source, x = written(behind_relu(), tmp_path), numbers(16, 3, 9, 9)
-    makers = Candidates(source, tmp_path, [(x,)], QuantizeConfig()).makers()
+    makers = Candidates(Prepared(source, tmp_path, [(x,)], QuantizeConfig())).makers()
     for name in ("static", "static, normalizations as convolutions"):
         makers[name](tmp_path / f"{name}.onnx")
         left = kinds(onnx.load(tmp_path / f"{name}.onnx"))["BatchNormalization"]
@@ -91,5 +92,7 @@ def test_without_any_there_is_no_such_candidate(tmp_path: Path):
     g = Sketch()
     x = g.input(shape=("batch", 3, 9, 9))
     source = written(g.output(g.Conv(x, g.constant(numbers(4, 3, 3, 3)))).model(), tmp_path)
-    makers = Candidates(source, tmp_path, [(numbers(2, 3, 9, 9),)], QuantizeConfig()).makers()
+    makers = Candidates(
+        Prepared(source, tmp_path, [(numbers(2, 3, 9, 9),)], QuantizeConfig())
+    ).makers()
     assert "static, normalizations as convolutions" not in makers
