@@ -155,7 +155,8 @@ class MetricFormat:
     def allowed(self, value: float) -> str:
         """A limit the user set, with its unit and no more digits than were given."""
         text = number(value * 100 if self.share else value, 4, trim=True)
-        return f"{text} {self.unit}".rstrip()
+        unit = self.unit.removesuffix("s") if text == "1" else self.unit
+        return f"{text} {unit}".rstrip()
 
     def _scaled(self, value: float, n: int) -> str:
         if not self.share:

@@ -255,6 +255,12 @@ def test_metrics_keep_their_own_unit() -> None:
     assert metric_format("accuracy").value(0.98765, 10_000) == "98.77 %"
     assert metric_format("perplexity").value(23.456, 1000) == "23.46"
     assert metric_format("perplexity").allowed(0.5) == "0.5"
+    accuracy = metric_format("accuracy")
+    assert [accuracy.allowed(drop) for drop in (0.005, 0.01, 0.02)] == [
+        "0.5 points",
+        "1 point",
+        "2 points",
+    ]
 
 
 def _luminance(colour: str) -> float:
