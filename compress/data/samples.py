@@ -47,12 +47,14 @@ class Samples:
         names: of the model's inputs, in its order.
         entries: each with one array an input: (1, …) where `batched`, else what one call takes.
         batched: whether entries can be put together to batches.
+        notes: what is to be told of them.
     """
 
     name: str
     names: tuple[str, ...]
     entries: tuple[Feeds, ...]
     batched: bool
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -41,7 +41,7 @@ class OwnData:
     data: str
 
     def __init__(self, samples: Samples, seed: int) -> None:
-        self.data = samples.name
+        self.data, self.notes = samples.name, list(samples.notes)
         self.parts = samples.split(seed)
 
     def calibration(self, count: int, seed: int) -> list[Feeds]:
@@ -89,10 +89,10 @@ class Agreement(OwnData):
         self.metric = "top-1 agreement" if found == "top-1" else "relative error"
         self.higher_is_better = self.outputs_are_scores = found == "top-1"
         why = "" if rule == found else f", as its {_WHY[found]}; --agreement takes another"
-        self.notes = [
+        self.notes.append(
             f"No labels were given: {self.metric} with the fp32 model's own outputs is what was "
             f"judged{why}. It says what quantization changed, not how right the model is."
-        ]
+        )
 
     def _answer(self, model: Model, part: Part) -> list[list[Array]]:
         """For each sample its outputs, each (1, …) where the sample is a row."""
@@ -118,9 +118,12 @@ class Agreement(OwnData):
     def judged(self, model: Model, part: Part) -> tuple[Quality, Floats]:
         scores = self.scores(model, part)
         found = quality_of(self, scores)
-        if not self.outputs_are_scores and not scores.any():  # of no error there is no share
-            found = found.model_copy(update={"interval": None})
-        return found, scores
+        none = not self.outputs_are_scores and not scores.any()  # of no error there is no interval
+        if found.interval is None or none:
+            return found.model_copy(update={"interval": None}), scores
+        # Student's t knows no bounds: no error is negative, and no share is over one.
+        low, high = np.clip(found.interval, 0, 1 if self.outputs_are_scores else None).tolist()
+        return found.model_copy(update={"interval": (low, high)}), scores
 
 
 _WHY = {

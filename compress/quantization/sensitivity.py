@@ -181,12 +181,12 @@ def size(entry: Sensitivity) -> float:
 def _batches(samples: Samples, session: Session) -> list[Feeds]:
     """Batches as the model takes them: of the size that it was written for, where there is one."""
     given = [samples] if isinstance(samples, tuple) else list(samples)
-    if not given or not all(len(batch[0]) for batch in given):
+    if not given or any(part.ndim and not len(part) for batch in given for part in batch):
         raise InputError("sensitivity: no samples; expected at least one batch of one sample.")
-    shape = session.inputs[0].shape
-    if not shape or not isinstance(shape[0], int):
+    firsts = {entry.shape[0] if entry.shape else None for entry in session.inputs}
+    size = firsts.pop() if len(firsts) == 1 else None
+    if not isinstance(size, int):  # any, or the first axes of the inputs are no batch
         return given
-    size = shape[0]
     return [
         tuple(fill(part[at : at + size], size) for part in batch)
         for batch in given

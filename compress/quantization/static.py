@@ -169,6 +169,9 @@ def _types(model: ModelProto) -> dict[str, Any]:
 def _without_range(model: ModelProto, ranges: Mapping[str, tuple[float, float]]) -> Iterator[str]:
     """Nodes that cannot be quantized for want of a range; nameless ones get a name."""
     missing = set(_types(model)) - set(ranges)
+    # Of any type, such as double: onnxruntime's quantizer sets their range without looking.
+    softmax = {node.output[0] for node in model.graph.node if node.op_type == "Softmax"}
+    missing |= softmax - set(ranges)
     for place, node in enumerate(model.graph.node):
         if not missing.isdisjoint((*node.input, *node.output)):
             node.name = node.name or f"kept_{place}"

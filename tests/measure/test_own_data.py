@@ -184,3 +184,15 @@ def test_a_metric_that_fails_is_told_in_one_line(
 def test_a_metric_that_is_not_there(metric: Callable[[str], OwnMetric]):
     with pytest.raises(InputError, match=r"metric '.*:absent': AttributeError: .*'absent'"):
         metric("absent")
+
+
+def test_an_interval_keeps_to_what_can_be(tmp_path: Path):
+    fp32 = write(tmp_path / "a.onnx")
+    judge = Agreement(samples(fp32), fp32)
+    steps = {"share": [1.0] * 11 + [0.8], "error": [0.0] * 11 + [0.1]}
+    for rule, scores in (("top-1", steps["share"]), ("error", steps["error"])):
+        judge = Agreement(samples(fp32), fp32, rule)
+        judge.scores = lambda *_, scores=scores: np.array(scores)
+        low, high = judge.judged(Session(fp32), "test")[0].interval
+        assert 0 <= low < high <= 1
+        assert (high == 1) if rule == "top-1" else (low == 0)

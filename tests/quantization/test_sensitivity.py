@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from chains import StaticMaker, batches, convolutions, products, saved
+from onnx import TensorProto, helper
 
 from compress.errors import InputError
 from compress.quantization.divergence import relative_error, score_divergence
@@ -158,3 +159,16 @@ def test_no_samples(samples: list, tmp_path: Path):
     with pytest.raises(InputError, match="sensitivity: no samples; expected at least one batch"):
         sensitivities(source, make, layers(onnx.load(source)), samples, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["fp32.onnx"]
+
+
+def test_inputs_without_rows_go_in_as_they_are(tmp_path: Path):
+    model = products(2)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 16
+    model.graph.input.append(helper.make_tensor_value_info("scale", TensorProto.FLOAT, []))
+    model.graph.node[0].input[0] = "scaled"
+    first = model.graph.input[0].name
+    model.graph.node.insert(0, helper.make_node("Mul", [first, "scale"], ["scaled"], "scaling"))
+    source = saved(model, tmp_path)
+    given = [(*rows, np.array(1, np.float32)) for rows in batches(ROWS, count=1, rows=16)]
+    found = sensitivities(source, StaticMaker(source, given), layers(model), given, tmp_path)
+    assert len(found) == 2

@@ -299,3 +299,21 @@ def test_sums_in_fp32_are_rounded_by_nothing_behind_a_convolution(
         assert all({*node.input[:2]} <= restored for node in convolutions)
         found[fp32_sums] = sum(node.output[0] in rounded for node in convolutions)
     assert found == {False: 6, True: 0}
+
+
+def test_a_softmax_of_doubles_stays_as_it_is(tmp_path: Path):
+    double = TensorProto.DOUBLE
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "product"),
+        helper.make_node("Cast", ["h"], ["d"], "wider", to=double),
+        helper.make_node("Softmax", ["d"], ["y"], "shares"),
+    ]
+    inputs, outputs = [value("x", ["n", 8])], [value("y", ["n", 8], double)]
+    source = save(tmp_path / "a.onnx", nodes, inputs, outputs, {"w": whole(8, 8)})
+    rows = whole(16, 8, seed=1)
+    found = collect(source, [(rows,)]).ranges()
+    quantize_static_int8(source, tmp_path / "b.onnx", found, QuantizeConfig())
+    assert operators(onnx.load(tmp_path / "b.onnx"))["MatMul"] == {STATIC: 1}
+    expected, made = (Session(tmp_path / f"{name}.onnx").run((rows,)) for name in "ab")
+    assert made.dtype == np.float64
+    assert np.abs(made - expected).max() < 0.2

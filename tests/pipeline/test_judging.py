@@ -1,0 +1,40 @@
+"""Whether samples can be put together, as the model runs them and not as its file declares it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+from small_graphs import save, value, whole
+
+from compress.errors import ModelFileError
+from compress.pipeline.judging import judge_for
+
+ROWS = [{"x": whole(1, 6, seed=seed)} for seed in range(12)]
+
+
+def file(folder: Path, rows: int) -> Path:
+    """A file that declares any batch size, and a Reshape inside to so many rows (-1: any)."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["y"]),
+    ]
+    constants = {"shape": np.array([rows, 6]), "w": whole(6, 3)}
+    given, made = [value("x", ["n", 6])], [value("y", ["n", 3])]
+    return save(folder / "model.onnx", nodes, given, made, constants)
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(1, (1,)), (-1, (1, 32))])
+def test_a_file_that_takes_one_sample_is_given_one(tmp_path: Path, rows: int, sizes: tuple):
+    judge = judge_for("mine", ROWS, file(tmp_path, rows))
+    assert judge.sizes((1, 32)) == sizes
+    assert len(judge.batch(32)[0]) == sizes[-1]
+    told = "fails for two samples at once" in " ".join(judge.notes)
+    assert told is (rows == 1)
+
+
+def test_one_that_takes_none_of_them_says_so(tmp_path: Path):
+    with pytest.raises(ModelFileError, match="the model fails on it"):
+        judge_for("mine", ROWS, file(tmp_path, 2))
