@@ -2,20 +2,22 @@
 
 A look at all of them, which also tells at which thread counts an arm is worth timing on; then two
 processes; then, where these leave several close together, four new ones for those: what won by luck
-does not win again.
+does not win again. Models that do not fit into memory beside each other are timed in groups, the
+baseline in each.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from compress.measure.config import BenchConfig
 from compress.measure.judge import Judge
-from compress.measure.latency import Cell, Measured, measure
+from compress.measure.latency import Cell, Measured, measure, measure_memory
+from compress.measure.memory import available
 from compress.progress import Progress
 from compress.runtime.interface import Target
 
@@ -32,6 +34,14 @@ _NEAR = 1.3
 _CLOSE = 1.1
 #: The same of an arm's thread counts: two of them differ by nothing, or by nearly two times.
 _SLOW = 1.5
+#: Of the memory that is available, what one process may take: a candidate may need more than the
+#: model that came in.
+_SHARE = 0.5
+#: A baseline and one arm to compare with it: fewer say nothing.
+_LEAST = 2
+
+#: What was measured of arms side by side, each group of them with the baseline.
+_Look = list[Measured]
 
 
 @dataclass(frozen=True)
@@ -40,20 +50,20 @@ class Timed:
 
     Attributes:
         ratios: name to latency / latency of the baseline, the geometric mean over batch sizes.
-        measured: the look at all, and the processes for ever fewer of those that may be chosen.
+        looks: at all, and then by more processes for ever fewer of those that may be chosen.
         failed: name to the reason, of those that could not be timed.
         interrupted: whether it is less than was to be measured.
     """
 
     ratios: dict[str, float]
-    measured: tuple[Measured, ...]
+    looks: tuple[_Look, ...]
     failed: dict[str, str]
     interrupted: bool = False
 
     @property
     def contenders(self) -> set[str]:
         """Names of the arms that were timed last, and so best."""
-        return set(self.measured[-1].arms())
+        return {name for group in self.looks[-1] for name in group.arms()}
 
     def threads(self, name: str, batch: int) -> int:
         """The thread count at which an arm is fastest."""
@@ -65,7 +75,8 @@ class Timed:
 
     def _known(self, name: str) -> Measured:
         """The last measurement that an arm was in."""
-        return next(entry for entry in reversed(self.measured) if name in entry.arms())
+        found = (group for look in reversed(self.looks) for group in look if name in group.arms())
+        return next(found)
 
 
 def time_candidates(
@@ -86,75 +97,129 @@ def time_candidates(
         allowed: those that may be chosen if they are fast.
         bench: batch sizes and thread counts.
     """
-    glance = measure(
-        targets,
-        bench.model_copy(update=_SETTINGS | _LOOK),
-        inputs=judge.batch,
-        device=device,
-        progress=progress,
-        label="all candidates",
-        keep_going=True,
-    )
-    found, failed, interrupted = [glance], dict(glance.failed), False
+    room = _room({baseline: targets[baseline]}, bench, judge, device)
+    look = _Looking(targets, baseline, bench, judge, device, progress, room)
+    glance = look.at(targets, "all candidates", **_LOOK)
+    found, interrupted = [glance], False
     names, workers = _near(glance, baseline, allowed, _NEAR), WORKERS
     if set(names) <= {baseline}:
-        return Timed(_ratios(found, baseline), (glance,), failed)
+        return Timed(_ratios(found, baseline), (glance,), look.failed)
+    look.left_out = _slow_threads(glance)
     for label in ("best candidates", "closest candidates"):
-        contenders = {name: targets[name] for name in dict.fromkeys([baseline, *names])}
         start = time.monotonic()
-        try:
-            more = measure(
-                contenders,
-                bench.model_copy(update=_SETTINGS | {"workers": workers, "rounds": _ROUNDS}),
-                inputs=judge.batch,
-                device=device,
-                first=sum(len(entry.workers) for entry in found),
-                left_out=_slow_threads(glance),
-                progress=progress,
-                label=label,
-                keep_going=True,
-                keep_interrupted=True,
-            )
-        except KeyboardInterrupt:
-            interrupted = True
+        more = look.at(names, label, workers=workers, rounds=_ROUNDS)
+        interrupted = look.interrupted
+        if not more:
             break
         found.append(more)
-        failed |= more.failed
-        interrupted = len(more.workers) < workers
+        of_one = (time.monotonic() - start) / workers / len({baseline, *names})
         names = _near(more, baseline, allowed, _CLOSE)
-        of_one = (time.monotonic() - start) / workers * len(names) / len(contenders)
-        workers = min(LAST_WORKERS, int(_LAST_SECONDS / max(of_one, 1e-9)))
+        workers = min(LAST_WORKERS, int(_LAST_SECONDS / max(of_one * len(names), 1e-9)))
         if interrupted or len(names) < 2 or workers <= WORKERS:
             break
-    return Timed(_ratios(found, baseline), tuple(found), failed, interrupted)
+    return Timed(_ratios(found, baseline), tuple(found), look.failed, interrupted)
 
 
-def _ratios(found: Sequence[Measured], baseline: str) -> dict[str, float]:
+class _Looking:
+    """Measures arms beside the baseline, as many at once as there is room for."""
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        baseline: str,
+        bench: BenchConfig,
+        judge: Judge,
+        device: str,
+        progress: Progress,
+        room: int | None,
+    ) -> None:
+        self.failed: dict[str, str] = {}
+        self.left_out: list[Cell] = []
+        self.interrupted = False
+        self._targets, self._baseline, self._bench = targets, baseline, bench
+        self._judge, self._device, self._progress = judge, device, progress
+        self._room, self._workers = room, 0
+
+    def at(self, names: Collection[str], label: str, *, workers: int, rounds: int) -> _Look:
+        """What so many processes say of arms; of fewer of them after an interrupt."""
+        found: _Look = []
+        first, self._workers = self._workers, self._workers + workers
+        settings = _SETTINGS | {"workers": workers, "rounds": rounds}
+        for group in self._groups(names):
+            try:
+                more = measure(
+                    group,
+                    self._bench.model_copy(update=settings),
+                    inputs=self._judge.batch,
+                    device=self._device,
+                    first=first,
+                    left_out=[cell for cell in self.left_out if cell.arm in group],
+                    progress=self._progress,
+                    label=label,
+                    keep_going=True,
+                    keep_interrupted=first > 0,
+                )
+            except KeyboardInterrupt:
+                if not first:  # not all have been looked at
+                    raise
+                self.interrupted = True
+                break
+            found.append(more)
+            self.failed |= more.failed
+            self.interrupted = len(more.workers) < workers
+            if self.interrupted:
+                break
+        return found
+
+    def _groups(self, names: Collection[str]) -> Iterator[dict[str, Target]]:
+        others = [name for name in names if name != self._baseline]
+        size = len(others) if self._room is None else self._room - 1
+        for at in range(0, max(1, len(others)), max(1, size)):
+            chosen = [self._baseline, *others[at : at + max(1, size)]]
+            yield {name: self._targets[name] for name in chosen}
+
+
+def _room(
+    baseline: Mapping[str, Target], bench: BenchConfig, judge: Judge, device: str
+) -> int | None:
+    """How many arms fit into memory beside each other; None where that is not known."""
+    free = available()
+    if free is None or device != "cpu":
+        return None
+    (found,) = measure_memory(baseline, bench, inputs=judge.batch, device=device).values()
+    return max(_LEAST, int(free * _SHARE / (found * len(bench.threads)))) if found else None
+
+
+def _ratios(found: Sequence[_Look], baseline: str) -> dict[str, float]:
     """Of every arm by the last measurement that it was in; none of what failed in one of them."""
     ratios = dict[str, float]()
-    for measured in found:
+    for measured in (group for look in found for group in look):
         ratios |= {name: measured.overall(baseline, name) for name in measured.arms()}
         ratios = {name: ratio for name, ratio in ratios.items() if name not in measured.failed}
     return ratios
 
 
-def _near(measured: Measured, baseline: str, allowed: Collection[str], within: float) -> list[str]:
+def _near(look: _Look, baseline: str, allowed: Collection[str], within: float) -> list[str]:
     """Of those that may be chosen the fastest ones, at any of the batch sizes or over all."""
-    names = [name for name in measured.arms() if name in allowed or name == baseline]
-    overall = {name: measured.overall(baseline, name) for name in names}
-    found = {name for name in names if overall[name] <= within * min(overall.values())}
-    for size in measured.sizes():
-        ratios = {name: measured.ratio(baseline, name, *size)[0] for name in names}
+    of = {name: group for group in look for name in group.arms()}
+    of = {name: group for name, group in of.items() if name in allowed or name == baseline}
+    overall = {name: group.overall(baseline, name) for name, group in of.items()}
+    found = {name for name in of if overall[name] <= within * min(overall.values())}
+    for size in look[0].sizes():
+        ratios = {name: group.ratio(baseline, name, *size)[0] for name, group in of.items()}
         most = within * min(ratios.values())
-        found |= {name for name in names if ratios[name] <= most}
-    return [name for name in names if name in found]
+        found |= {name for name in of if ratios[name] <= most}
+    return [name for name in of if name in found]
 
 
-def _slow_threads(glance: Measured) -> list[Cell]:
+def _slow_threads(look: _Look) -> list[Cell]:
     """Thread counts at which an arm has lost to itself; of a slow model they take the most time."""
-    medians = {cell: float(np.median(blocks)) for cell, blocks in glance.blocks.items()}
-    return [
-        cell
-        for cell, median in medians.items()
-        if median > _SLOW * medians[glance.best(cell.arm, cell.batch, cell.length)]
-    ]
+    found = list[Cell]()
+    for group in look:
+        medians = {cell: float(np.median(blocks)) for cell, blocks in group.blocks.items()}
+        found += [
+            cell
+            for cell, median in medians.items()
+            if median > _SLOW * medians[group.best(cell.arm, cell.batch, cell.length)]
+        ]
+    return list(dict.fromkeys(found))

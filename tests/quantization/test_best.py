@@ -43,6 +43,7 @@ class Stage:
         self.workers = 9
         self.at_last: dict[str, float] = {}  # arm to what its latency is times, in the last look
         self.timed: list[dict[str, Path]] = []
+        self.free, self.needs = 24_000, {INPUT: None}
 
     def choose(
         self,
@@ -79,6 +80,8 @@ class Stage:
             return (np.arange(100) < hits[target.path]).astype(float)
 
         self.monkeypatch.setattr(timing, "measure", measure)
+        self.monkeypatch.setattr(timing, "available", lambda: self.free)
+        self.monkeypatch.setattr(timing, "measure_memory", lambda arms, *_, **__: self.needs)
         self.monkeypatch.setattr(Losses, "_scores", scores)
         source, others = files[INPUT], {k: v for k, v in files.items() if k != INPUT}
         goal = best.Goal(source, max_drop, minimise, BenchConfig(batch=(1, 3), control=True))
@@ -236,7 +239,7 @@ def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
 def test_thread_counts_at_which_an_arm_has_lost_are_not_timed_on():
     cells = {Cell("a", 1, 1): 1.0, Cell("a", 1, 2): 1.6, Cell("a", 3, 1): 2.0, Cell("a", 3, 2): 1.4}
     glance = Measured({cell: np.full((1, 2), time) for cell, time in cells.items()}, {})
-    assert timing._slow_threads(glance) == [Cell("a", 1, 2)]
+    assert timing._slow_threads([glance, glance]) == [Cell("a", 1, 2)]
 
 
 def test_what_is_over_the_budget_is_not_timed_on_further_runtimes(stage: Stage):
@@ -329,6 +332,37 @@ def test_slow_models_are_timed_by_fewer_processes(
     assert stage.choose(arms)[0] == "static"
     assert [config.workers for config in stage.configs] == workers
     assert not stage.choice.interrupted
+
+
+@pytest.mark.parametrize(
+    ("free", "groups"),
+    [
+        (24_000, [[INPUT, "static", "wrong", "dynamic"], [INPUT, "static", "dynamic"]]),
+        (
+            7_000,
+            [[INPUT, "static", "wrong"], [INPUT, "dynamic"], [INPUT, "static", "dynamic"]],
+        ),
+        (
+            10,
+            [[INPUT, name] for name in ("static", "wrong", "dynamic", "static", "dynamic")],
+        ),
+    ],
+)
+def test_arms_are_timed_in_groups_that_fit_into_memory(
+    stage: Stage, free: int, groups: list[list[str]]
+):
+    stage.free, stage.needs, stage.workers = free, {INPUT: 500}, 9
+    arms = {
+        INPUT: (1.0, 90, 400),
+        "static": ((0.4, 0.6), 90, 100),
+        "wrong": (0.5, 10, 100),
+        "dynamic": ((0.55, 0.45), 90, 100),
+    }
+    chosen, account = stage.choose(arms)
+    assert [list(names) for names in stage.timed][: len(groups)] == groups
+    assert chosen == "static"
+    assert stage.choice.alone[3].name == "dynamic"
+    assert account["wrong"].latency_ratio == pytest.approx(0.5)
 
 
 def test_for_the_smallest_one_process_times_all(stage: Stage):
