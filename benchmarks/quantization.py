@@ -118,7 +118,9 @@ def compare(
             arms |= {alone_name(way, batch): Target(choice.path, choice.runtime)}
         print(f"{subject.name}: {way}: {own[way]}", flush=True)
     rounds = 4 if workers < 4 else 8
-    config = BenchConfig(batch=subject.batches, workers=workers, rounds=rounds, control=False)
+    config = BenchConfig(
+        batch=subject.batches, workers=workers, rounds=rounds, control=False, limit_s=None
+    )
     measured = measure(arms, config, inputs=subject.timed, keep_going=True, label=subject.name)
     for name in arms:
         facts = own.get(name) or entries[name]

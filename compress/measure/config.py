@@ -46,6 +46,8 @@ class BenchConfig(BaseModel):
         control: whether the first arm is loaded a second time and compared with itself.
         affinity: numbers of the CPUs that workers are pinned to; None leaves them where they are.
         timeout: seconds without a sign of life until a worker counts as hung.
+        limit_s: seconds that all of it may take, about; None for no limit. Slow models are timed in
+            fewer rounds, but two, and then by fewer processes, but three; the report says so.
         profile: whether the runtime's profiler tells where the time goes by operator, at the first
             batch size and thread count; on the CPU only.
     """
@@ -64,6 +66,7 @@ class BenchConfig(BaseModel):
     control: bool = True
     affinity: Cpus = None
     timeout: TimeLimit = 600.0
+    limit_s: TimeLimit | None = 300.0
     profile: bool = False
 
     def check_here(self, device: str) -> None:
@@ -139,4 +142,5 @@ class CheckTiming(BaseModel):
             warm_up_cap_s=self.warm_up_cap_s,
             affinity=self.affinity,
             timeout=self.timeout,
+            limit_s=None,  # how many there are is what it decides by
         )

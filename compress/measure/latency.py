@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,15 @@ from compress.progress import Progress, quiet
 from compress.report.measure_schema import Noise, RawWorker
 from compress.runtime.interface import Target
 
-__all__ = ["CONTROL", "Batches", "Cell", "Measured", "measure", "measure_memory"]
+__all__ = ["CONTROL", "Batches", "Cell", "Measured", "footprints", "measure", "measure_memory"]
 
 #: Gives the samples of one call, for a batch size.
 Batches = Callable[[int], tuple[npt.NDArray[Any], ...]]
 #: Name of an arm to what it loads; a path alone is an ONNX file on onnxruntime.
 Arms = Mapping[str, Path | Target]
+
+#: Processes that slow models are timed by, where the time allows no more.
+_FEWEST = 3
 
 
 def measure(
@@ -40,6 +44,8 @@ def measure(
     keep_interrupted: bool = False,
 ) -> Measured:
     """Time all arms, interleaved, in `config.workers` processes one after the other.
+
+    Where `config.limit_s` does not allow as many rounds and processes, there are fewer.
 
     Args:
         arms: name to what is loaded.
@@ -63,10 +69,13 @@ def measure(
     if config.control:
         named = [*named, baseline | {"name": CONTROL}]
     found, failed = _Found(), dict[str, str]()
+    wanted = config.workers
     with tempfile.TemporaryDirectory() as folder:
         job = _job(config, inputs, device, Path(folder))
         job["left_out"] = [list(cell) for cell in left_out]
-        while (worker := len(found.answers)) < config.workers:
+        job["limit_s"] = config.limit_s and config.limit_s / wanted
+        while (worker := len(found.answers)) < wanted:
+            began = time.monotonic()
             coin = seed * 1000 + first + worker
             try:
                 job |= {"seed": coin, "arms": named}
@@ -83,8 +92,30 @@ def measure(
                     raise
                 break
             found.answers.append((coin, answer))
-            progress(label, worker + 1, config.workers)
+            if not worker:  # the others do as many rounds
+                job |= {"rounds": answer["rounds"], "limit_s": None}
+                wanted = _affordable(config, time.monotonic() - began)
+            progress(label, worker + 1, wanted)
     return found.measured([arm["name"] for arm in named], failed)
+
+
+def _affordable(config: BenchConfig, seconds: float) -> int:
+    """How many processes the time allows, from what the first one took."""
+    if config.limit_s is None:
+        return config.workers
+    return min(config.workers, max(_FEWEST, int(config.limit_s / max(seconds, 1e-9))))
+
+
+class Footprint(NamedTuple):
+    """What an arm takes of a machine at its largest batch, on one thread count.
+
+    Attributes:
+        bytes: that it adds to a process at its peak; None if unknown.
+        seconds: of one call, which is no measurement.
+    """
+
+    bytes: int | None
+    seconds: float
 
 
 def measure_memory(
@@ -97,6 +128,22 @@ def measure_memory(
 ) -> dict[str, int | None]:
     """Bytes that each arm adds to a process at its peak, at the largest batch; None if unknown.
 
+    Args, Raises: see `footprints`.
+    """
+    found = footprints(arms, config, inputs=inputs, device=device, failed=failed)
+    return {name: arm.bytes for name, arm in found.items()}
+
+
+def footprints(
+    arms: Arms,
+    config: BenchConfig,
+    *,
+    inputs: Batches | None = None,
+    device: str = "cpu",
+    failed: dict[str, str] | None = None,
+) -> dict[str, Footprint]:
+    """What each arm takes, each in a process of its own.
+
     Args:
         failed: takes the name of each arm that fails, but the first, with the reason.
 
@@ -104,13 +151,14 @@ def measure_memory(
         WorkerFailed: an arm cannot be loaded or run, and cannot be left out.
         InputError: the same of the first arm, where the model or the data is at fault.
     """
-    found: dict[str, int | None] = {}
+    found: dict[str, Footprint] = {}
     with tempfile.TemporaryDirectory() as folder:
-        job = _job(config, inputs, device, Path(folder)) | {"what": "memory"}
+        job = _job(config, inputs, device, Path(folder)) | {"what": "footprint"}
         for place, arm in enumerate(_named(arms)):
             name = arm["name"]
             try:
-                found[name] = run_worker(job | {"arms": [arm]}, config.timeout, Path(folder))
+                answer = run_worker(job | {"arms": [arm]}, config.timeout, Path(folder))
+                found[name] = Footprint(answer["bytes"], answer["seconds"])
             except ArmFailed as failure:
                 if failed is None or place == 0:
                     raise failure.error([name], by_cause=failed is not None) from None
@@ -192,6 +240,7 @@ def _named(arms: Arms) -> list[dict[str, str]]:
 
 def _job(config: BenchConfig, inputs: Batches | None, device: str, folder: Path) -> dict[str, Any]:
     settings = config.model_dump(exclude={"workers", "control", "timeout"})
+    settings["rounds"] = [config.rounds] * len(config.batch) * len(config.lengths)
     job: dict[str, Any] = {"what": "latency", "device": device, "inputs": {}, "left_out": []}
     job |= settings
     for batch in config.batch if inputs is not None else ():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import random
 import sys
@@ -29,6 +30,8 @@ from compress.runtime.interface import Model, import_runtime, open_model
 _KEPT_CALLS = 4000
 #: Samples of a call, and the length of each where one is made up.
 _Size = tuple[int, int | None]
+#: Rounds, one forward and one backward.
+_PAIR = 2
 #: Exit code of a worker whose answer is what went wrong.
 FAILED = 70
 
@@ -61,7 +64,7 @@ def main() -> None:
             os.sched_setaffinity(0, job["affinity"])
         trace = Trace(job["trace"])
         try:
-            result = peak_memory(job, trace) if job["what"] == "memory" else latencies(job, trace)
+            result = footprint(job, trace) if job["what"] == "footprint" else latencies(job, trace)
         except Exception as error:  # a runtime raises what it likes; the parent wants one line
             traceback.print_exc()
             json.dump({"kind": type(error).__name__, "reason": first_line(error)}, answer)
@@ -75,9 +78,11 @@ def latencies(job: dict[str, Any], trace: Trace) -> dict[str, Any]:
     for arm in job["arms"]:
         import_runtime(arm["runtime"])
     before, kernel = read_counters(), calibration_ns()
-    cells, order = [], []
+    cells, order, done = list[dict[str, Any]](), [], list[int]()
+    sizes = list(product(job["batch"], job["length"] or [None]))
+    began, limit = time.monotonic(), job["limit_s"] or math.inf
     left_out = {tuple(cell) for cell in job["left_out"]}
-    for batch, length in product(job["batch"], job["length"] or [None]):
+    for number, (batch, length) in enumerate(sizes, 1):
         drawn = [
             (place, threads)
             for place, arm in enumerate(job["arms"])
@@ -87,20 +92,34 @@ def latencies(job: dict[str, Any], trace: Trace) -> dict[str, Any]:
         coin.shuffle(drawn)
         names = [(job["arms"][place]["name"], threads) for place, threads in drawn]
         order.append((batch, length, names))
-        cells += _time_size((batch, length), drawn, job, trace)
+        until = began + limit * number / len(sizes)
+        found = _time_size((batch, length), drawn, job, trace, job["rounds"][number - 1], until)
+        done.append(len(found[0]["blocks_ns"]))
+        cells += found
     noise = noise_between(before, read_counters(), (kernel, calibration_ns()))
-    return {"cells": cells, "order": order, "noise": noise, "cpus": _cpus()}
+    return {"cells": cells, "order": order, "noise": noise, "cpus": _cpus(), "rounds": done}
 
 
 def _time_size(
-    size: _Size, drawn: list[tuple[int, int]], job: dict[str, Any], trace: Trace
+    size: _Size,
+    drawn: list[tuple[int, int]],
+    job: dict[str, Any],
+    trace: Trace,
+    rounds: int,
+    until: float,
 ) -> list[dict[str, Any]]:
-    """Every cell of one size of call, loaded and timed in the order that was drawn."""
+    """Every cell of one size of call, loaded and timed in the order that was drawn.
+
+    Args:
+        rounds, until: how many, and the moment from which two are enough.
+    """
     loaded = [_Cell(place, threads, size, job, trace) for place, threads in drawn]
     _warm(loaded, WarmUp(job["warm_up_s"], job["warm_up_calls"], job["warm_up_cap_s"]), trace)
     gc.freeze()
     gc.disable()
-    for number in range(job["rounds"]):
+    for number in range(rounds):
+        if number and number % _PAIR == 0 and time.monotonic() > until:
+            break
         # Forward, backward, backward, forward: each arm meets every neighbour equally often.
         for cell in loaded if number % 4 in (0, 3) else loaded[::-1]:
             trace.at(cell.place)
@@ -174,8 +193,10 @@ def _cpus() -> list[int] | None:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
-def peak_memory(job: dict[str, Any], trace: Trace) -> int | None:
-    """Bytes that loading one arm and running its largest batch add at most; None if unknown."""
+def footprint(job: dict[str, Any], trace: Trace) -> dict[str, Any]:
+    """Bytes that loading one arm and running its largest batch add at most, None if unknown; and
+    seconds of a call.
+    """
     (arm,) = job["arms"]
     import_runtime(arm["runtime"])
     before = forget_peak()
@@ -184,10 +205,13 @@ def peak_memory(job: dict[str, Any], trace: Trace) -> int | None:
     longest = max(job["length"]) if job["length"] else None
     call = model.bind(_inputs(model, max(job["batch"]), longest, job))
     model.prepare()
+    start = 0.0
     for _ in range(3):
+        start = time.perf_counter()
         call()
-    most = peak()
-    return None if before is None or most is None else max(0, most - before)
+    seconds, most = time.perf_counter() - start, peak()
+    known = None if before is None or most is None else max(0, most - before)
+    return {"bytes": known, "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -211,12 +211,21 @@ def describe_arm(
     return arm, scores
 
 
+def _replication(config: BenchConfig, measured: Measured) -> dict[str, Any]:
+    """Processes and rounds as they were, and what was asked for where the time did not allow it."""
+    wanted = {"workers": config.workers, "rounds": config.rounds}
+    rounds = [len(blocks[0]) for blocks in measured.blocks.values()]
+    done = {"workers": len(measured.workers) or config.workers, "rounds": min(rounds)}
+    if done == wanted:
+        return wanted
+    return done | {"limit_s": config.limit_s, "asked_for": wanted}
+
+
 def measurement(config: BenchConfig, measured: Measured, device: str) -> dict[str, Any]:
     """How the latencies were taken, and what the control says of the machine."""
     facts: dict[str, Any] = {
         "device": device,
-        "workers": config.workers,
-        "rounds": config.rounds,
+        **_replication(config, measured),
         "batch": list(config.batch),
         **({"length": list(config.length)} if config.length else {}),
         "threads": list(config.threads),

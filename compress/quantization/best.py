@@ -24,6 +24,8 @@ from compress.runtime.interface import Target
 MARGIN = 0.03
 #: Drops are means of many samples.
 _ROUNDING = 1e-9
+#: Why a candidate of a slow model is left out.
+_GLANCED_AT = "others were faster at the smallest batch; calls take too long to time all at others"
 #: The stage's input among the candidates.
 INPUT = "fp32 input"
 
@@ -143,7 +145,8 @@ def choose(
             stage=stage,
             name=name,
             kept=False,
-            reason=_refusal(drops[name], ratio, goal, change),
+            reason=_refusal(drops[name], ratio, goal, change)
+            or (_GLANCED_AT if timed.glanced_at(name) else ""),
             drop=drops[name],
             latency_ratio=ratio,
             latency_ratio_by_batch=_by_batch(name, timed, goal),
@@ -185,7 +188,8 @@ def _by_batch(name: str, timed: Timed, goal: Goal) -> dict[str, float]:
     """Latency / latency of the input at each batch size; empty for what was not timed."""
     if name not in timed.ratios:
         return {}
-    return {str(batch): timed.ratio(name, INPUT, batch) for batch in goal.bench.batch}
+    known = [batch for batch in goal.bench.batch if batch in timed.batches(name)]
+    return {str(batch): timed.ratio(name, INPUT, batch) for batch in known}
 
 
 def _is_told(arms: Mapping[str, Target], name: str) -> bool:

@@ -3,7 +3,7 @@
 A look at all of them, which also tells at which thread counts an arm is worth timing on; then two
 processes; then, where these leave several close together, four new ones for those: what won by luck
 does not win again. Models that do not fit into memory beside each other are timed in groups, the
-baseline in each.
+baseline in each; slow ones are looked at with the smallest batch alone, and fewer are timed on.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from compress.measure.config import BenchConfig
 from compress.measure.judge import Judge
-from compress.measure.latency import Cell, Measured, measure, measure_memory
+from compress.measure.latency import Cell, Measured, footprints, measure
 from compress.measure.memory import available
 from compress.progress import Progress
 from compress.runtime.interface import Target
@@ -37,6 +38,9 @@ _SLOW = 1.5
 #: Of the memory that is available, what one process may take: a candidate may need more than the
 #: model that came in.
 _SHARE = 0.5
+#: What a look may take, about, and how often an arm is called in it at least at one batch size and
+#: thread count: once to bind its buffers, once to warm up, and in two rounds.
+_LOOK_SECONDS, _CALLS = 300.0, 4
 #: A baseline and one arm to compare with it: fewer say nothing.
 _LEAST = 2
 
@@ -67,7 +71,16 @@ class Timed:
 
     def threads(self, name: str, batch: int) -> int:
         """The thread count at which an arm is fastest."""
-        return self._known(name).best(name, batch)[2]
+        known = self._known(name)
+        return known.best(name, batch if batch in self.batches(name) else known.sizes()[-1][0])[2]
+
+    def glanced_at(self, name: str) -> bool:
+        """Whether others were timed at more batch sizes than this one."""
+        return self.batches(name) < {batch for batch, _ in self.looks[-1][0].sizes()}
+
+    def batches(self, name: str) -> set[int]:
+        """Batch sizes that an arm was timed at: of slow models the others are for the best ones."""
+        return {batch for batch, _ in self._known(name).sizes()}
 
     def ratio(self, name: str, baseline: str, batch: int) -> float:
         """Latency / latency of the baseline at one batch size."""
@@ -97,11 +110,11 @@ def time_candidates(
         allowed: those that may be chosen if they are fast.
         bench: batch sizes and thread counts.
     """
-    room = _room({baseline: targets[baseline]}, bench, judge, device)
-    look = _Looking(targets, baseline, bench, judge, device, progress, room)
+    look = _Looking(targets, baseline, bench, judge, device, progress)
     glance = look.at(targets, "all candidates", **_LOOK)
     found, interrupted = [glance], False
     names, workers = _near(glance, baseline, allowed, _NEAR), WORKERS
+    names = look.affordable(names, glance)
     if set(names) <= {baseline}:
         return Timed(_ratios(found, baseline), (glance,), look.failed)
     look.left_out = _slow_threads(glance)
@@ -131,20 +144,24 @@ class _Looking:
         judge: Judge,
         device: str,
         progress: Progress,
-        room: int | None,
     ) -> None:
         self.failed: dict[str, str] = {}
         self.left_out: list[Cell] = []
         self.interrupted = False
         self._targets, self._baseline, self._bench = targets, baseline, bench
         self._judge, self._device, self._progress = judge, device, progress
-        self._room, self._workers = room, 0
+        self._workers, first = 0, {baseline: targets[baseline]}
+        (self._takes,) = footprints(first, bench, inputs=judge.batch, device=device).values()
+        self._free = available() if device == "cpu" else None
+        slow = self._takes.seconds * _CALLS * len(targets) * len(bench.threads) > _LOOK_SECONDS
+        self._batch = (min(bench.batch),) if slow else bench.batch
 
     def at(self, names: Collection[str], label: str, *, workers: int, rounds: int) -> _Look:
         """What so many processes say of arms; of fewer of them after an interrupt."""
         found: _Look = []
         first, self._workers = self._workers, self._workers + workers
-        settings = _SETTINGS | {"workers": workers, "rounds": rounds}
+        settings: dict[str, Any] = _SETTINGS | {"workers": workers, "rounds": rounds}
+        settings |= {} if first else {"batch": self._batch}
         for group in self._groups(names):
             try:
                 more = measure(
@@ -171,23 +188,28 @@ class _Looking:
                 break
         return found
 
+    @property
+    def _room(self) -> int | None:
+        """How many arms fit into memory beside each other; None where that is not known."""
+        if self._free is None or not self._takes.bytes:
+            return None
+        each = self._takes.bytes * len(self._bench.threads)
+        return max(_LEAST, int(self._free * _SHARE / each))
+
+    def affordable(self, names: Collection[str], glance: _Look) -> list[str]:
+        """The fastest ones, as many as two processes can time at all batch sizes."""
+        most = int(_LOOK_SECONDS / max(self._takes.seconds * _CALLS * WORKERS, 1e-9))
+        of = {name: group for group in glance for name in group.arms()}
+        ratios = {name: of[name].overall(self._baseline, name) for name in names}
+        kept = set(sorted(names, key=ratios.__getitem__)[: max(1, most)])
+        return [name for name in names if name in kept]
+
     def _groups(self, names: Collection[str]) -> Iterator[dict[str, Target]]:
         others = [name for name in names if name != self._baseline]
         size = len(others) if self._room is None else self._room - 1
         for at in range(0, max(1, len(others)), max(1, size)):
             chosen = [self._baseline, *others[at : at + max(1, size)]]
             yield {name: self._targets[name] for name in chosen}
-
-
-def _room(
-    baseline: Mapping[str, Target], bench: BenchConfig, judge: Judge, device: str
-) -> int | None:
-    """How many arms fit into memory beside each other; None where that is not known."""
-    free = available()
-    if free is None or device != "cpu":
-        return None
-    (found,) = measure_memory(baseline, bench, inputs=judge.batch, device=device).values()
-    return max(_LEAST, int(free * _SHARE / (found * len(bench.threads)))) if found else None
 
 
 def _ratios(found: Sequence[_Look], baseline: str) -> dict[str, float]:

@@ -80,9 +80,10 @@ def test_at_the_cap_it_is_marked(block):
     assert 0.3e9 <= clock.now < 0.35e9
 
 
-def test_a_slow_model_is_warmed_four_times_at_most(block):
-    made, _ = block(3e9)
-    assert warm(made, WarmUp(seconds=0.1, calls=50, cap=1.0)) == 4
+@pytest.mark.parametrize(("seconds", "blocks"), [(0.9, 4), (1.5, 3), (3, 2), (9, 1)])
+def test_a_slow_model_is_warmed_four_times_the_cap_at_most(block, seconds: float, blocks: int):
+    made, _ = block(seconds * 1e9)
+    assert warm(made, WarmUp(seconds=0.1, calls=50, cap=1.0)) == blocks
     assert not made.unstable
 
 

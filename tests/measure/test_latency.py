@@ -206,6 +206,7 @@ def answer(job: dict, value: int = 1000) -> dict:
         "order": [(1, None, names)],
         "noise": noise,
         "cpus": [0],
+        "rounds": [2],
     }
 
 
@@ -357,15 +358,17 @@ def order(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
     monkeypatch.setattr(worker, "_open", lambda arm, *_: Model(arm["name"]))
     monkeypatch.setattr(worker.gc, "freeze", lambda: None)
 
-    def run(seed: int, rounds: int) -> list[str]:
+    def run(seed: int, rounds: int, limit_s: float | None = None) -> list[str]:
         ran.clear()
         arms = [{"name": name, "file": "", "runtime": "onnxruntime"} for name in "abcd"]
         job = {"seed": seed, "batch": [1], "arms": arms, "threads": [1], "device": "cpu"}
         job["left_out"] = []
-        job |= {"rounds": rounds, "block_ms": 1.0, "inputs": {}, "length": None}
+        job |= {"rounds": [rounds], "block_ms": 1.0, "inputs": {}, "length": None}
+        job["limit_s"] = limit_s
         job |= {"warm_up_s": 0.0, "warm_up_calls": 0, "warm_up_cap_s": 0.0}
         found = worker.latencies(job, worker.Trace(None))
-        assert all(len(entry["blocks_ns"]) == rounds for entry in found["cells"])
+        assert found["rounds"] == [len(ran) // len(arms)]
+        assert all(len(entry["blocks_ns"]) == found["rounds"][0] for entry in found["cells"])
         assert all(entry["calls_per_block"] == 3 for entry in found["cells"])
         assert found["order"] == [(1, None, [(name, 1) for name in ran[:4]])]
         return list(ran)
@@ -384,6 +387,42 @@ def test_the_order_of_blocks_turns_round(order: Callable[[int, int], list[str]],
     # Linear drift adds the same to every arm: the mean place is equal after two rounds already.
     places = {name: [i for i, arm in enumerate(ran[:8]) if arm == name] for name in "abcd"}
     assert len({sum(where) for where in places.values()}) == 1
+
+
+@pytest.mark.parametrize(("limit_s", "rounds"), [(None, 8), (1000, 8), (15, 4), (0.5, 2)])
+def test_where_the_time_is_up_rounds_end_behind_a_pair_of_them(
+    order: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    limit_s: float | None,
+    rounds: int,
+):
+    clock = iter(range(0, 10_000, 9))
+    monkeypatch.setattr(worker.time, "monotonic", lambda: next(clock))
+    assert len(order(0, 8, limit_s)) == 4 * rounds
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "takes", "workers"),
+    [(None, 100, 8), (300, 10, 8), (300, 60, 5), (300, 500, 3)],
+)
+def test_slow_models_are_timed_by_fewer_processes_and_each_does_as_many_rounds(
+    model: Path, monkeypatch: pytest.MonkeyPatch, limit_s: float | None, takes: float, workers: int
+):
+    jobs, now = [], [0.0]
+
+    def run(job: dict, *_: object) -> dict:
+        jobs.append(dict(job))
+        now[0] += takes
+        return answer(job)
+
+    monkeypatch.setattr(latency, "run_worker", run)
+    monkeypatch.setattr(latency.time, "monotonic", lambda: now[0])
+    config = SMALL.model_copy(update={"workers": 8, "rounds": 6, "limit_s": limit_s})
+    measured = measure({"a": model}, config)
+    assert len(measured.workers) == workers
+    assert jobs[0]["limit_s"] == (None if limit_s is None else limit_s / 8)
+    assert [job["rounds"] for job in jobs] == [[6, 6]] + [[2]] * (workers - 1)
+    assert not any(job["limit_s"] for job in jobs[1:])
 
 
 def test_the_first_order_is_drawn_by_the_seed(order: Callable[[int, int], list[str]]):

@@ -142,6 +142,7 @@ def test_how_latencies_are_taken_can_be_set(tmp_path: Path, monkeypatch: pytest.
         warm_up_cap_s=2.0,
         affinity=(cpu,),
         timeout=9.5,
+        limit_s=None,
     )
     assert report.command.endswith(
         f" rounds=4 warm_up_s=0.5 warm_up_cap_s=2.0 'affinity=[{cpu}]' timeout=9.5"

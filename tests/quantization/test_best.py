@@ -17,6 +17,7 @@ from compress.errors import ModelFileError
 from compress.export.graph import operators
 from compress.measure.config import BenchConfig
 from compress.measure.judge import TaskJudge
+from compress.measure.latency import Footprint
 from compress.measure.measured import Beside, Cell, Measured
 from compress.quantization import best, candidates, losses, timing
 from compress.quantization.building import Built, build
@@ -43,7 +44,7 @@ class Stage:
         self.workers = 9
         self.at_last: dict[str, float] = {}  # arm to what its latency is times, in the last look
         self.timed: list[dict[str, Path]] = []
-        self.free, self.needs = 24_000, {INPUT: None}
+        self.free, self.takes = 24_000, Footprint(None, 0.001)
 
     def choose(
         self,
@@ -66,7 +67,7 @@ class Stage:
             blocks = {
                 (arm, n, 1): np.full((9, 6), 1e6 * (time[n == 3] if type(time) is tuple else time))
                 for arm, time in given.items()
-                for n in (1, 3)
+                for n in config.batch
             }
             last = self.at_last if config.workers == timing.LAST_WORKERS else {}
             blocks = {
@@ -81,7 +82,7 @@ class Stage:
 
         self.monkeypatch.setattr(timing, "measure", measure)
         self.monkeypatch.setattr(timing, "available", lambda: self.free)
-        self.monkeypatch.setattr(timing, "measure_memory", lambda arms, *_, **__: self.needs)
+        self.monkeypatch.setattr(timing, "footprints", lambda *_, **__: {INPUT: self.takes})
         self.monkeypatch.setattr(Losses, "_scores", scores)
         source, others = files[INPUT], {k: v for k, v in files.items() if k != INPUT}
         goal = best.Goal(source, max_drop, minimise, BenchConfig(batch=(1, 3), control=True))
@@ -351,7 +352,7 @@ def test_slow_models_are_timed_by_fewer_processes(
 def test_arms_are_timed_in_groups_that_fit_into_memory(
     stage: Stage, free: int, groups: list[list[str]]
 ):
-    stage.free, stage.needs, stage.workers = free, {INPUT: 500}, 9
+    stage.free, stage.takes = free, Footprint(500, 0.001)
     arms = {
         INPUT: (1.0, 90, 400),
         "static": ((0.4, 0.6), 90, 100),
@@ -363,6 +364,25 @@ def test_arms_are_timed_in_groups_that_fit_into_memory(
     assert chosen == "static"
     assert stage.choice.alone[3].name == "dynamic"
     assert account["wrong"].latency_ratio == pytest.approx(0.5)
+
+
+def test_of_a_slow_model_all_are_looked_at_with_one_batch_size_and_the_best_with_all(stage: Stage):
+    stage.takes = Footprint(None, 15.0)
+    arms = {
+        INPUT: (1.0, 90, 400),
+        "static": ((0.40, 0.6), 90, 100),
+        "dynamic": ((0.41, 0.4), 90, 100),
+        "both": ((0.42, 0.2), 90, 100),
+    }
+    chosen, account = stage.choose(arms)
+    assert [config.batch for config in stage.configs][:2] == [(1,), (1, 3)]
+    assert [list(names) for names in stage.timed][:2] == [list(arms), [INPUT, "static", "dynamic"]]
+    assert chosen == "dynamic"
+    assert account["both"].reason.startswith("others were faster at the smallest batch")
+    assert account["both"].latency_ratio_by_batch == {"1": pytest.approx(0.42)}
+    assert stage.choice.threads == {1: 1, 3: 1}
+    chosen, _ = stage.choose({INPUT: (1.0, 90, 400), "wrong": (0.1, 10, 100)})
+    assert (chosen, stage.choice.threads) == (None, {1: 1, 3: 1})
 
 
 def test_for_the_smallest_one_process_times_all(stage: Stage):
