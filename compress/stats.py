@@ -94,10 +94,12 @@ def paired_drop(
 
     Returns:
         The mean drop (positive is worse, whichever way the metric points) and Tango's interval for
-        scores of 0 and 1, Student's t interval of the differences otherwise.
+        scores of 0 and 1, Student's t interval of the differences otherwise. (Errors that are all 0
+        are no hits and misses.)
     """
     drop = (baseline - candidate) if higher_is_better else (candidate - baseline)
-    if np.isin(np.concatenate([baseline, candidate]), (0.0, 1.0)).all():
+    scores = np.concatenate([baseline, candidate])
+    if np.isin(scores, (0.0, 1.0)).all() and (higher_is_better or scores.any()):
         worse, better = int((drop > 0).sum()), int((drop < 0).sum())
         return float(drop.mean()), tango_interval(worse, better, len(drop), confidence)
     return float(drop.mean()), _t_interval(drop, confidence)

@@ -298,3 +298,10 @@ def test_paired_bootstrap_covers_a_true_difference_of_perplexities():
         )
         covered += low <= truth <= high
     assert 0.91 <= covered / runs <= 0.985  # 0.95, give or take three standard errors
+
+
+def test_errors_of_zero_are_no_misses():
+    nothing, ones = np.zeros(7), np.ones(7)
+    assert paired_drop(nothing, nothing, higher_is_better=False) == (0.0, (0.0, 0.0))
+    assert paired_drop(ones, ones, higher_is_better=True)[1][1] > 0.2  # seven hits prove little
+    assert paired_drop(ones, ones, higher_is_better=False)[1][1] > 0.2

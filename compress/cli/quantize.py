@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from compress.cli.options import Device, check_device
 from compress.cli.screen import progress_bars, results_table, samples_line, terminal_width
 from compress.errors import InputError, NoEffect
@@ -46,6 +48,7 @@ def carry_out(
 
     Raises:
         NoEffect: nothing was faster or smaller within the drop; the model that came in is in `out`.
+        typer.Exit: with 1, where the chosen model misses the budget on the test split.
     """
     from compress.measure.machine import cores
     from compress.pipeline.judging import export_named, judge_for, read_any
@@ -92,6 +95,8 @@ def carry_out(
         raise NoEffect(
             "no quantized model was faster or smaller within the drop: the fp32 model stays."
         )
+    if made.report.budget is not None and made.report.budget.status == "missed":
+        raise typer.Exit(1)  # what is to be said of it has been printed
 
 
 def _bench(settings: dict[str, Any]) -> BenchConfig:

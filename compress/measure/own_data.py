@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -66,8 +67,10 @@ class OwnData:
 class Agreement(OwnData):
     """How far a model's outputs are from those of the fp32 model; no labels are needed.
 
-    "top-1": the share of places at which the largest score of the first output is the same one.
-    "error": ‖y − y₀‖ / ‖y₀‖ of each sample, of several outputs the largest.
+    "top-1": the share of places at which the largest score of the first output is the same one; a
+        sample counts as wrong where any other output is further off than `_OTHERS`.
+    "error": ‖y − y₀‖ / ‖y₀‖ of each sample, of whole numbers the share that differs; of several
+        outputs the largest.
     """
 
     def __init__(
@@ -84,15 +87,21 @@ class Agreement(OwnData):
         self._expected = {part: self._answer(session, part) for part in held}
         for part in held:
             _check_finite(self._expected[part], reference)
-        found = rule if rule != "auto" else _rule(reference, self._expected["validation"])
-        self.rule = found
+        every = [answer for part in held for answer in self._expected[part]]
+        self.rule, reason = _rule(reference, every) if rule == "auto" else (rule, "")
+        found = self.rule
         self.metric = "top-1 agreement" if found == "top-1" else "relative error"
         self.higher_is_better = self.outputs_are_scores = found == "top-1"
-        why = "" if rule == found else f", as its {_WHY[found]}; --agreement takes another"
+        why = f", as {reason}; --agreement takes another" if reason else ""
         self.notes.append(
             f"No labels were given: {self.metric} with the fp32 model's own outputs is what was "
             f"judged{why}. It says what quantization changed, not how right the model is."
         )
+        if found == "top-1" and len(every[0]) > 1:
+            self.notes.append(
+                f"Of the other outputs none may be more than {_OTHERS:.0%} off (relative error, of "
+                "whole numbers the share that differs): such a sample counts as wrong."
+            )
 
     def _answer(self, model: Model, part: Part) -> list[list[Array]]:
         """For each sample its outputs, each (1, …) where the sample is a row."""
@@ -112,7 +121,9 @@ class Agreement(OwnData):
     def scores(self, model: Model, part: Part) -> Floats:
         """One score a sample; what is no number counts as wrong."""
         score = _same_top if self.rule == "top-1" else _error
-        pairs = zip(self._expected[part], self._answer(model, part), strict=True)
+        pairs = list(zip(self._expected[part], self._answer(model, part), strict=True))
+        if _OTHER_SIZE not in self.notes and any(_sizes(one) != _sizes(two) for one, two in pairs):
+            self.notes.append(_OTHER_SIZE)
         return np.array([score(expected, found) for expected, found in pairs])
 
     def judged(self, model: Model, part: Part) -> tuple[Quality, Floats]:
@@ -126,10 +137,15 @@ class Agreement(OwnData):
         return found.model_copy(update={"interval": (low, high)}), scores
 
 
-_WHY = {
-    "top-1": "first output looks like scores",
-    "error": "first output does not look like scores",
-}
+#: Of an output beside the scores, what int8 may make of it and the sample still be right.
+_OTHERS = 0.1
+_OTHER_SIZE = (
+    "Some candidates answer samples with another number of values than the fp32 model, as "
+    "detectors do: that counts as wrong. --metric can say what is right of such outputs."
+)
+_SCORED = "its first output looks like scores"
+_NOT_SCORED = "its first output does not look like scores"
+_ONE_CLASS = "its first output has the largest score in the same place for all samples"
 
 
 def _row(value: Array, row: int, rows: int) -> Array:
@@ -148,41 +164,62 @@ def _check_finite(answers: list[list[Array]], reference: Path) -> None:
             )
 
 
-def _rule(reference: Path, answers: list[list[Array]]) -> Literal["top-1", "error"]:
-    """Whether the first output is scores, by the operators that made it and by its values."""
+def _rule(reference: Path, answers: list[list[Array]]) -> tuple[Literal["top-1", "error"], str]:
+    """Whether the first output is scores, by the operators that made it and by its values; why."""
     first = answers[0][0]
     if not 2 <= first.ndim <= _MOST_AXES or first.shape[-1] < 2 or first.dtype.kind != "f":
-        return "error"
+        return "error", _NOT_SCORED
     norms = np.concatenate(
         [np.linalg.norm(answer[0], axis=-1).ravel() for answer in answers if answer[0].size]
     )
     if np.abs(norms - 1).max() < _UNIT:
-        return "error"
+        return "error", _NOT_SCORED
     graph = onnx.load(reference, load_external_data=False).graph
     made_by = {name: node for node in graph.node for name in node.output}
     node = made_by.get(graph.output[0].name)
     while node is not None and node.op_type in _PASSED:
         node = next((made_by[name] for name in node.input if name in made_by), None)
-    return "top-1" if node is not None and node.op_type in _SCORES else "error"
+    if node is None or node.op_type not in _SCORES:
+        return "error", _NOT_SCORED
+    tops = [answer[0].argmax(axis=-1).ravel() for answer in answers if answer[0].size]
+    if len(np.unique(np.concatenate(tops))) < 2:  # what always agrees tells nothing
+        return "error", _ONE_CLASS
+    return "top-1", _SCORED
+
+
+def _sizes(answer: list[Array]) -> list[tuple[int, ...]]:
+    return [value.shape for value in answer]
 
 
 def _same_top(expected: list[Array], found: list[Array]) -> float:
-    if not np.isfinite(found[0]).all():
+    first, *others = zip(expected, found, strict=True)
+    if first[0].shape != first[1].shape or not np.isfinite(first[1]).all():
         return 0.0
-    return float((expected[0].argmax(axis=-1) == found[0].argmax(axis=-1)).mean())
+    if not all(_off(*pair) <= _OTHERS for pair in others):
+        return 0.0
+    return float((first[0].argmax(axis=-1) == first[1].argmax(axis=-1)).mean())
 
 
 def _error(expected: list[Array], found: list[Array]) -> float:
-    errors = [0.0]
-    for before, after in zip(expected, found, strict=True):
-        if before.dtype.kind != "f" or not before.size:
-            continue
-        wanted = before.astype(np.float64)
-        away = float(np.linalg.norm(after - wanted))
-        size = float(np.linalg.norm(wanted))
-        errors.append(away / size if size else float(away > 0))
-    worst = float(np.max(errors))  # which is NaN where one of them is
+    worst = max(_off(before, after) for before, after in zip(expected, found, strict=True))
     return worst if np.isfinite(worst) else 1.0
+
+
+def _off(before: Array, after: Array) -> float:
+    """How far an output is from the fp32 model's: the relative error of floating-point numbers,
+    of others the share that differs; infinite where it is no number, or of another size.
+    """
+    if before.shape != after.shape:
+        return math.inf
+    if not before.size:
+        return 0.0
+    if before.dtype.kind != "f":
+        return float((before != after).mean())
+    wanted = before.astype(np.float64)
+    away, size = float(np.linalg.norm(after - wanted)), float(np.linalg.norm(wanted))
+    if not np.isfinite(away):
+        return math.inf
+    return away / size if size else float(away > 0)
 
 
 class OwnMetric(OwnData):

@@ -259,6 +259,8 @@ def _account(entry: Candidate, chosen: str, found: dict[str, Candidate], goal: G
         reason = "nothing else is within the budget"
     elif goal.minimise == "size":
         reason = "smallest within the budget"
+    elif entry.name == INPUT:
+        reason = "nothing else is faster within the budget"
     elif entry.latency_ratio == min(allowed):
         reason = "fastest within the budget"
     else:

@@ -307,3 +307,20 @@ def test_a_model_that_is_quantized_already_is_told_so(call: Call):
     assert re.search(r"q/model\.onnx: is already quantized \(.*6 Conv.* in integers\)", again.err)
     assert onnx.load("q/model.onnx").graph.node
     assert not Path("r").exists()
+
+
+def test_a_budget_that_the_test_split_misses_is_exit_code_1(call: Call):
+    Path("mine.py").write_text(
+        "import numpy as np\n"
+        "from compress.runtime.onnxruntime import Session\n"
+        "rows = np.load('rows.npz')['x']\n"
+        "expected = Session('net.onnx').run(rows)\n"
+        "def right(run, part):\n"
+        "    same = np.abs(run(rows)[0] - expected).max() < 1e-4\n"
+        "    return 1.0 if same or part == 'validation' else 0.5\n"
+    )
+    found = call("net.onnx", *QUICK, "--data", "npz:rows.npz", "--metric", "mine.py:right",
+                 "--minimise", "size", "--out", "q")  # fmt: skip
+    assert (found.code, found.err) == (1, "")
+    assert "budget missed: The test drop is over the budget of 0.01" in found.out
+    assert load_report(Path("q/report.json")).final == "q"

@@ -196,3 +196,50 @@ def test_an_interval_keeps_to_what_can_be(tmp_path: Path):
         low, high = judge.judged(Session(fp32), "test")[0].interval
         assert 0 <= low < high <= 1
         assert (high == 1) if rule == "top-1" else (low == 0)
+
+
+def two_outputs(path: Path, second: np.ndarray, kind: int = TensorProto.FLOAT) -> Path:
+    """y = x · W, and beside it x and a constant's sum, or of whole numbers the constant alone."""
+    write(path)
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(second, "second"))
+    if kind == TensorProto.FLOAT:
+        nodes = [helper.make_node("Add", ["x", "second"], ["z"])]
+        shape = ["n", 6]
+    else:
+        nodes, shape = [helper.make_node("Identity", ["second"], ["z"])], list(second.shape)
+    model.graph.node.extend(nodes)
+    model.graph.output.append(helper.make_tensor_value_info("z", kind, shape))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(("shift", "right"), [(0.0, 1.0), (0.01, 1.0), (5.0, 0.0)])
+def test_another_output_beside_scores_may_not_be_ruined(tmp_path: Path, shift: float, right: float):
+    fp32 = two_outputs(tmp_path / "a.onnx", np.zeros(6, np.float32))
+    other = two_outputs(tmp_path / "b.onnx", np.full(6, shift, np.float32))
+    judge = Agreement(samples(fp32), fp32)
+    assert judge.rule == "top-1"
+    assert "Of the other outputs none may be more than 10% off" in judge.notes[1]
+    assert judge.scores(Session(other), "test").mean() == right
+
+
+def test_whole_numbers_are_compared_as_well(tmp_path: Path):
+    kind = TensorProto.INT64
+    fp32 = two_outputs(tmp_path / "a.onnx", np.array([3, 4, 5, 6]), kind)
+    other = two_outputs(tmp_path / "b.onnx", np.array([3, 4, 5, 7]), kind)
+    judge = Agreement(samples(fp32), fp32, "error")
+    assert judge.scores(Session(other), "test") == pytest.approx(np.full(12, 0.25))
+    longer = two_outputs(tmp_path / "c.onnx", np.array([3, 4, 5, 6, 7]), kind)
+    assert not any("another number of values" in note for note in judge.notes)
+    for part in ("validation", "test"):
+        assert judge.scores(Session(longer), part) == pytest.approx(np.ones(12))
+    assert sum("another number of values" in note for note in judge.notes) == 1
+
+
+def test_scores_whose_largest_is_always_the_same_are_compared_by_their_error(tmp_path: Path):
+    fp32 = write(tmp_path / "a.onnx", shift=1000)
+    judge = Agreement(samples(fp32), fp32)
+    assert judge.rule == "error"
+    assert "the largest score in the same place for all samples" in judge.notes[0]
+    assert Agreement(samples(fp32), fp32, "top-1").rule == "top-1"
