@@ -47,6 +47,7 @@ class Samples:
         names: of the model's inputs, in its order.
         entries: each with one array an input: (1, …) where `batched`, else what one call takes.
         batched: whether entries can be put together to batches.
+        rows: samples of an entry: more than one where the model's file fixes its batch.
         notes: what is to be told of them.
     """
 
@@ -54,6 +55,7 @@ class Samples:
     names: tuple[str, ...]
     entries: tuple[Feeds, ...]
     batched: bool
+    rows: int = 1
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -140,19 +142,22 @@ def read_data(reference: str) -> Any:
     return _read(reference) if is_samples(reference) else _made(reference)
 
 
-def to_samples(reference: str, made: Any, inputs: Sequence[Declared]) -> Samples:
+def to_samples(
+    reference: str, made: Any, inputs: Sequence[Declared], *, whole: bool = False
+) -> Samples:
     """Samples for a model, checked against what it takes.
 
     Args:
         made: calls of any number of rows, each a dictionary of arrays by the names of the inputs, a
             sequence of arrays, or the one array of a model with one input; or one dictionary.
         inputs: in the model's order.
+        whole: each call is one sample, whatever the model declares.
 
     Raises:
         InputError: there is nothing, or what is no number.
         ShapeMismatch: the model takes other names, types or shapes.
     """
-    return from_calls(reference, _calls(reference, made, inputs), inputs)
+    return from_calls(reference, _calls(reference, made, inputs), inputs, whole=whole)
 
 
 def inputs_like(reference: str, made: Any, names: Sequence[str]) -> list[Declared]:
@@ -175,7 +180,9 @@ def inputs_like(reference: str, made: Any, names: Sequence[str]) -> list[Declare
     return [Declared(name, array.dtype, (None, *array.shape[1:])) for name, array in found.items()]
 
 
-def from_calls(reference: str, calls: Sequence[Feeds], inputs: Sequence[Declared]) -> Samples:
+def from_calls(
+    reference: str, calls: Sequence[Feeds], inputs: Sequence[Declared], *, whole: bool = False
+) -> Samples:
     """Samples from calls of any number of rows.
 
     A model that takes any batch gets a sample a row, one whose file fixes the batch a sample for
@@ -191,7 +198,7 @@ def from_calls(reference: str, calls: Sequence[Feeds], inputs: Sequence[Declared
         place = reference if len(calls) == 1 else f"{reference}: call {number + 1}"
         _check(call, inputs, place, whole=batch == 0)
     rows = [_rows(call) for call in calls]
-    if batch == 0 or None in rows:
+    if batch == 0 or None in rows or whole:
         return Samples(reference, names, tuple(calls), batched=False)
     entries = [
         tuple(array[at : at + (batch or 1)] for array in call)
@@ -201,7 +208,7 @@ def from_calls(reference: str, calls: Sequence[Feeds], inputs: Sequence[Declared
     if not entries:
         fewest = f", {batch} rows a call as the model's file fixes them" if batch else ""
         raise InputError(f"{reference}: is empty; expected samples of {_names(inputs)}{fewest}.")
-    return Samples(reference, names, tuple(entries), batched=batch is None)
+    return Samples(reference, names, tuple(entries), batched=batch is None, rows=batch or 1)
 
 
 def _rows(call: Feeds) -> int | None:

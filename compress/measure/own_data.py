@@ -53,11 +53,9 @@ class OwnData:
         return [drawn.take(places) for places in drawn.chunks(_CHUNK)]
 
     def sizes(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
-        """Those wanted; where samples stand alone, the rows of a call."""
-        if self.parts["validation"].batched:
-            return wanted
-        first = self.parts["validation"].typical(1)[0]
-        return (first.shape[0] if first.ndim else 1,)
+        """Those wanted; where samples stand alone, how many a call has."""
+        part = self.parts["validation"]
+        return wanted if part.batched else (part.rows,)
 
     def batch(self, size: int) -> Feeds:
         """The samples of median size; where samples stand alone, one call as it is."""

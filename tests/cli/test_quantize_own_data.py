@@ -311,10 +311,11 @@ def test_a_model_that_is_quantized_already_is_told_so(call: Call):
 
 def test_a_budget_that_the_test_split_misses_is_exit_code_1(call: Call):
     Path("mine.py").write_text(
+        "from pathlib import Path\n"
         "import numpy as np\n"
         "from compress.runtime.onnxruntime import Session\n"
         "rows = np.load('rows.npz')['x']\n"
-        "expected = Session('net.onnx').run(rows)\n"
+        "expected = Session(Path('net.onnx')).run(rows)\n"
         "def right(run, part):\n"
         "    same = np.abs(run(rows)[0] - expected).max() < 1e-4\n"
         "    return 1.0 if same or part == 'validation' else 0.5\n"

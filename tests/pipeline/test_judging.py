@@ -38,3 +38,28 @@ def test_a_file_that_takes_one_sample_is_given_one(tmp_path: Path, rows: int, si
 def test_one_that_takes_none_of_them_says_so(tmp_path: Path):
     with pytest.raises(ModelFileError, match="the model fails on it"):
         judge_for("mine", ROWS, file(tmp_path, 2))
+
+
+def recurrent(folder: Path) -> Path:
+    """An LSTM along the first axis, (t, 6) → (t, 3): rows are steps."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "one"], ["s"]),
+        helper.make_node("LSTM", ["s", "w", "r"], ["h"], hidden_size=3),
+        helper.make_node("Reshape", ["h", "shape"], ["y"]),
+    ]
+    constants = {
+        "one": np.array([1]),
+        "shape": np.array([-1, 3]),
+        "w": whole(1, 12, 6, most=1),
+        "r": whole(1, 12, 3, seed=1, most=1),
+    }
+    given, made = [value("x", ["t", 6])], [value("y", ["t", 3])]
+    return save(folder / "model.onnx", nodes, given, made, constants)
+
+
+def test_steps_of_a_sequence_are_no_samples(tmp_path: Path):
+    calls = [{"x": whole(9, 6, seed=seed, most=1)} for seed in range(12)]
+    judge = judge_for("mine", calls, recurrent(tmp_path))
+    assert judge.sizes((1, 32)) == (1,)
+    assert judge.batch(1)[0].shape == (9, 6)
+    assert "The first axis is no batch" in judge.notes[0]
