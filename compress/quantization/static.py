@@ -147,14 +147,31 @@ def _options(
 ) -> dict[str, Any]:
     """What onnxruntime's quantizer does otherwise than by default."""
     found: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": list(unrounded)}
+    found["TensorQuantOverrides"] = overrides = _one_scale_each(model, config)
     if config.symmetric:
         signed = {name for name, (low, _) in ranges.items() if low < 0} & _types(model).keys()
         constant = {t.name for t in model.graph.initializer if t.data_type in _FLOATS}
         # What a Gather gives has the zero point of its table.
         tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather"} & constant
         around_zero = [{"quant_type": QuantType.QInt8, "symmetric": True}]
-        found["TensorQuantOverrides"] = dict.fromkeys(sorted(signed | tables), around_zero)
+        overrides |= dict.fromkeys(sorted(signed | tables), around_zero)
     return found
+
+
+def _one_scale_each(model: ModelProto, config: QuantizeConfig) -> dict[str, Any]:
+    """Weights of more than two axes in products: onnxruntime has no kernel for scales by column."""
+    if not config.per_channel:
+        return {}
+    axes = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    stacked = {
+        name
+        for node in model.graph.node
+        for name in node.input
+        if node.op_type == "MatMul" and axes.get(name, 0) > 2
+    }
+    symmetric = config.weights == "int8"
+    one = [{"quant_type": _TYPES[config.weights], "symmetric": symmetric}]
+    return dict.fromkeys(sorted(stacked), one)
 
 
 def _types(model: ModelProto) -> dict[str, Any]:

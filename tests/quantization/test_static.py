@@ -317,3 +317,17 @@ def test_a_softmax_of_doubles_stays_as_it_is(tmp_path: Path):
     expected, made = (Session(tmp_path / f"{name}.onnx").run((rows,)) for name in "ab")
     assert made.dtype == np.float64
     assert np.abs(made - expected).max() < 0.2
+
+
+@pytest.mark.parametrize("weights", ["int8", "uint8"])
+def test_a_weight_of_three_axes_has_one_scale(tmp_path: Path, weights: str):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
+    inputs, outputs = [value("x", ["n", 4, 5, 8])], [value("y", ["n", 4, 5, 16])]
+    source = save(tmp_path / "a.onnx", nodes, inputs, outputs, {"w": whole(4, 8, 16)})
+    rows = whole(2, 4, 5, 8, seed=1)
+    found = collect(source, [(rows,)]).ranges()
+    config = QuantizeConfig(weights=weights, activations="uint8")
+    quantize_static_int8(source, tmp_path / "b.onnx", found, config)
+    assert operators(onnx.load(tmp_path / "b.onnx"))["MatMul"] == {STATIC: 1}
+    expected, made = (Session(tmp_path / f"{name}.onnx").run((rows,)) for name in "ab")
+    assert np.linalg.norm(made - expected) < 0.02 * np.linalg.norm(expected)
