@@ -33,6 +33,8 @@ class _Layer:
     Attributes:
         ways: "f" for a direction that reads forward, "r" for one that reads backward.
         input_weights: (directions, gates · hidden, features), and so on, as ONNX has them.
+        lengths, state: names of each sequence's length and of the first states (directions, batch,
+            hidden); empty where they are not given.
         outputs: names of all states and of the last ones; empty where nothing uses them.
     """
 
@@ -45,6 +47,7 @@ class _Layer:
     state_weights: Weight
     biases: Weight
     lengths: str
+    state: str
     per_channel: bool
     outputs: tuple[str, str]
 
@@ -54,7 +57,7 @@ class _Marks:
     """Names of what the directions of a layer share; the last two only where lengths are given.
 
     Attributes:
-        start: zeros, (batch, hidden).
+        start: zeros, (batch, hidden); empty where the first states are given.
         lengths: (batch,), int64.
         valid: (time, batch, 1), whether a step belongs to its sequence.
     """
@@ -83,7 +86,7 @@ def _read(edit: Edit, node: NodeProto, *, per_channel: bool) -> _Layer | None:
     """What a node consists of; None where it cannot be taken apart, or is too small to gain."""
     x, w, r, b, lengths, state = [*node.input, *[""] * 3][:6]
     weights, recurrent = edit.weight(w), edit.weight(r)
-    if weights is None or recurrent is None or state or edit.opset < _OPSET:
+    if weights is None or recurrent is None or edit.opset < _OPSET:
         return None
     hidden = recurrent.shape[2]
     biases = edit.weight(b) if b else np.zeros((len(recurrent), 2 * recurrent.shape[1]), np.float32)
@@ -103,6 +106,7 @@ def _read(edit: Edit, node: NodeProto, *, per_channel: bool) -> _Layer | None:
         recurrent,
         biases,
         lengths,
+        state,
         per_channel,
         (every, last),
     )
@@ -123,9 +127,11 @@ def _activation(node: NodeProto, directions: int) -> str:
 
 
 def _marks(edit: Edit, layer: _Layer) -> _Marks:
-    width = edit.constant(f"width_{layer.hidden}", np.array([layer.hidden]))
-    shape = edit.add("Concat", [edit.add("Shape", [layer.x], start=1, end=2), width], axis=0)
-    start = edit.add("ConstantOfShape", [shape])
+    start = ""
+    if not layer.state:
+        width = edit.constant(f"width_{layer.hidden}", np.array([layer.hidden]))
+        shape = edit.add("Concat", [edit.add("Shape", [layer.x], start=1, end=2), width], axis=0)
+        start = edit.add("ConstantOfShape", [shape])
     if not layer.lengths:
         return _Marks(start)
     first, one = (edit.constant(f"number_{n}", np.array(n)) for n in (0, 1))
@@ -209,9 +215,14 @@ def _scan(
     if layer.outputs[0]:
         backward["scan_output_directions"] = [1]
     outputs = [edit.fresh(f"{name}_last"), edit.fresh(f"{name}_all")]
+    start = marks.start
+    if layer.state:
+        at = edit.constant(f"number_{number}", np.array(number))
+        each = edit.add("Gather", [layer.state, at], axis=0)
+        start = edit.add("Squeeze", [each, edit.constant("axis_0", np.array([0]))])
     edit.add(
         "Scan",
-        [marks.start, *inputs],
+        [start, *inputs],
         outputs[: len(made)],
         body=body,
         num_scan_inputs=len(inputs),

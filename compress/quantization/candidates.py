@@ -168,9 +168,10 @@ class Candidates:
         self._prepared.static(path, self._prepared.slower, kinds=LAYERS, fp32_sums=True)
 
     def _both(self, path: Path) -> None:
-        """Convolutions by calibration, then LSTM and products by the range of each call."""
+        """Convolutions by calibration, then recurrent layers and products by each call's range."""
         prepared = self._prepared
         half = prepared.folder / "static-convolutions.onnx"
         ranges = prepared.calibration.ranges(prepared.file)
         quantize_static_int8(prepared.file, half, ranges, prepared.config, kinds=("Conv",))
-        quantize_dynamic_int8(half, path)
+        stepped = any(node.op_type in _STEPPED for node in prepared.everywhere)
+        quantize_dynamic_int8(half, path, by_step=stepped)

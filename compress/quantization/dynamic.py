@@ -55,7 +55,8 @@ def quantize_dynamic_int8(
         if rewrite(model, {kind: _unless(keep_fp32, one) for kind, one in converters.items()}):
             save(model, target)
             return
-        if any(node.op_type == "Conv" for node in model.graph.node):
+        weights = {tensor.name for tensor in model.graph.initializer}
+        if any(node.op_type == "Conv" and node.input[1] in weights for node in model.graph.node):
             _quantize_convolutions(source.absolute(), target.absolute())
             return
     target.write_bytes(source.read_bytes())

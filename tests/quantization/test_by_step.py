@@ -75,6 +75,10 @@ def run(model: ModelProto, lengths: bool, batch: int = 4, time: int = 9) -> list
     x = np.random.default_rng(1).standard_normal((time, batch, FEATURES)).astype(np.float32)
     feeds = {"x": x} | ({"lengths": np.minimum(LENGTHS[:batch], time)} if lengths else {})
     session = onnxruntime.InferenceSession(model.SerializeToString())
+    for entry in session.get_inputs():
+        if entry.name == "state":
+            shape = (entry.shape[0], batch, UNITS)
+            feeds["state"] = np.random.default_rng(2).uniform(-1, 1, shape).astype(np.float32)
     return [np.asarray(output) for output in session.run(None, feeds)]
 
 
@@ -96,13 +100,14 @@ def exact_product(
     return edit.add("Add", [product, bias]) if bias else product
 
 
-@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize(("lengths", "state"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize(("kind", "way"), [*itertools.product(("GRU", "RNN"), WAYS)])
 def test_the_steps_are_the_node_itself_but_for_int8(
-    kind: str, way: str, lengths: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, way: str, lengths: bool, state: bool, monkeypatch: pytest.MonkeyPatch
 ):
     for outputs in (("every", "last"), ("every",), ("last",)):
-        model = layer(kind, way, lengths=lengths, outputs=outputs, biases=len(outputs) == 2)
+        settings = {"lengths": lengths, "state": state, "outputs": outputs}
+        model = layer(kind, way, biases=len(outputs) == 2, **settings)
         quantized = apart(model)
         with monkeypatch.context() as patch:
             patch.setattr(by_step, "add_product", exact_product)
@@ -140,10 +145,9 @@ def test_relu(monkeypatch: pytest.MonkeyPatch):
         layer("GRU", linear_before_reset=0),
         layer("GRU", activations=["Sigmoid", "Sigmoid"]),
         layer("RNN", clip=1.0),
-        layer("RNN", state=True),
         layer("RNN", opset=14),
     ],
-    ids=["narrow", "other reset", "other activation", "clipped", "a state is given", "old opset"],
+    ids=["narrow", "other reset", "other activation", "clipped", "old opset"],
 )
 def test_other_nodes_are_left_alone(model: ModelProto):
     before = model.SerializeToString()

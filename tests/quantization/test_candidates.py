@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.errors import CompressError
+from compress.export.graph import operators
 from compress.quantization.candidates import FP32_SUMS, SLOWER, Candidates
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.prepared import Prepared
@@ -149,3 +150,34 @@ def test_openvino_gives_the_answers_of_what_was_made_for_it(tmp_path: Path):
     expected = Session(tmp_path / "prepared.onnx").run(*samples)
     found = open_model("openvino", tmp_path / "made.onnx").run(*samples)
     assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.03
+
+
+def test_convolutions_in_front_of_a_gru_are_static_and_it_is_dynamic(tmp_path: Path):
+    random = np.random.default_rng(0)
+    shapes = {"c": (32, 8, 3), "w": (1, 192, 32), "r": (1, 192, 64)}
+    tensors = {name: random.normal(0, 0.2, shape) for name, shape in shapes.items()}
+    nodes = [
+        helper.make_node("Conv", ["x", "c"], ["h"], "conv", pads=[1, 1]),
+        helper.make_node("Transpose", ["h"], ["t"], "turn", perm=[2, 0, 1]),
+        helper.make_node(
+            "GRU", ["t", "w", "r"], ["y"], "gru", hidden_size=64, linear_before_reset=1
+        ),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [12, 1, "n", 64])],
+        [numpy_helper.from_array(v.astype(np.float32), name) for name, v in tensors.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    samples = (random.normal(size=(4, 8, 12)).astype(np.float32),)
+    prepared = Prepared(tmp_path / "m.onnx", tmp_path, [samples], QuantizeConfig())
+    made = Candidates(prepared).makers()
+    made["static convolutions, the rest dynamic"](tmp_path / "made.onnx")
+    found = operators(onnx.load(tmp_path / "made.onnx"))
+    assert found["Conv"] == {"int8 (static)": 1}
+    assert "GRU" not in found  # its products are int8, step by step
+    expected, answer = (Session(tmp_path / f"{name}.onnx").run(samples) for name in ("m", "made"))
+    assert np.linalg.norm(answer - expected) < 0.05 * np.linalg.norm(expected)
