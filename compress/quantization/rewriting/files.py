@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx import ModelProto, TensorProto, helper
+from onnx.external_data_helper import set_external_data
 
 from compress.errors import ModelFileError, first_line
 from compress.onnx_files import files_of, tensors_of
@@ -45,9 +47,29 @@ def save(model: ModelProto, path: Path) -> None:
     if weight_bytes(model) < _LARGEST:
         path.write_bytes(model.SerializeToString())
         return
-    onnx.save_model(model, path, save_as_external_data=True, location=beside.name)
-    # What was written beside the file was taken out of the model.
-    onnx.load_external_data_for_model(model, str(path.parent))
+    heavy = [tensor for tensor in tensors_of(model.graph) if len(tensor.raw_data) >= _HEAVY]
+    with _written_beside(heavy, beside):
+        path.write_bytes(model.SerializeToString())
+
+
+@contextmanager
+def _written_beside(tensors: Sequence[TensorProto], file: Path) -> Iterator[None]:
+    """Let tensors be references to a file for a while; nothing of them is in memory twice."""
+    held = []
+    try:
+        with file.open("wb") as output:
+            for tensor in tensors:
+                raw = tensor.raw_data
+                set_external_data(tensor, file.name, output.tell(), len(raw))
+                tensor.ClearField("raw_data")
+                held.append(raw)
+                output.write(raw)
+        yield
+    finally:
+        for tensor, raw in zip(tensors, held, strict=False):
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.raw_data = raw
 
 
 def copy(source: Path, target: Path) -> None:
@@ -74,24 +96,33 @@ def without_weights(model: ModelProto, call: Callable[[ModelProto], ModelProto])
     """Replace the graph, opsets and functions by what a call makes of a model, in place.
 
     Heavy weights are inputs of what the call gets, so that it takes any model, and little time.
+    They stay where they are and are copied nowhere.
     """
-    heavy = [tensor for tensor in model.graph.initializer if _bytes(tensor) >= _HEAVY]
-    light = ModelProto()
-    light.CopyFrom(model)
+    heavy = {tensor.name for tensor in model.graph.initializer if _bytes(tensor) >= _HEAVY}
+    light = ModelProto(ir_version=model.ir_version)
+    light.graph.name = model.graph.name
+    _take_over(light, model, heavy)
     inputs = {value.name for value in model.graph.input}
-    names = {tensor.name for tensor in heavy}
-    keep_only(light.graph.initializer, lambda tensor: tensor.name not in names)
-    for tensor in heavy:
-        if tensor.name not in inputs:
+    for tensor in model.graph.initializer:
+        if tensor.name in heavy - inputs:
             value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             light.graph.input.append(value)
     made = call(light)
     keep_only(made.graph.input, lambda value: value.name in inputs)
-    made.graph.initializer.extend(heavy)
-    model.graph.CopyFrom(made.graph)
-    for field in ("opset_import", "functions"):
-        del getattr(model, field)[:]
-        getattr(model, field).extend(getattr(made, field))
+    keep_only(model.graph.initializer, lambda tensor: tensor.name in heavy)
+    _take_over(model, made, set())
+
+
+def _take_over(model: ModelProto, source: ModelProto, heavy: set[str]) -> None:
+    """Put another model's lists in the place of a model's; its initializers stand beside."""
+    for name in ("opset_import", "functions"):
+        del getattr(model, name)[:]
+        getattr(model, name).extend(getattr(source, name))
+    for name in ("node", "input", "output", "value_info", "sparse_initializer"):
+        del getattr(model.graph, name)[:]
+        getattr(model.graph, name).extend(getattr(source.graph, name))
+    kept = (tensor for tensor in source.graph.initializer if tensor.name not in heavy)
+    model.graph.initializer.extend(kept)
 
 
 def keep_only(records: Any, wanted: Callable[[Any], bool]) -> None:
