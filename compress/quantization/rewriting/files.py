@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,29 +46,21 @@ def save(model: ModelProto, path: Path) -> None:
     if weight_bytes(model) < _LARGEST:
         path.write_bytes(model.SerializeToString())
         return
-    heavy = [tensor for tensor in tensors_of(model.graph) if len(tensor.raw_data) >= _HEAVY]
-    with _written_beside(heavy, beside):
-        path.write_bytes(model.SerializeToString())
-
-
-@contextmanager
-def _written_beside(tensors: Sequence[TensorProto], file: Path) -> Iterator[None]:
-    """Let tensors be references to a file for a while; nothing of them is in memory twice."""
-    held = []
-    try:
-        with file.open("wb") as output:
-            for tensor in tensors:
-                raw = tensor.raw_data
-                set_external_data(tensor, file.name, output.tell(), len(raw))
-                tensor.ClearField("raw_data")
-                held.append(raw)
-                output.write(raw)
-        yield
-    finally:
-        for tensor, raw in zip(tensors, held, strict=False):
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
-            tensor.raw_data = raw
+    heavy = {tensor.name for tensor in model.graph.initializer if len(tensor.raw_data) >= _HEAVY}
+    light = ModelProto()
+    _take_over(light, model, heavy)
+    # Written one by one: what is taken out of a model and put back again is in memory twice.
+    with beside.open("wb") as output:
+        for tensor in (tensor for tensor in model.graph.initializer if tensor.name in heavy):
+            raw = tensor.raw_data
+            reference = light.graph.initializer.add()
+            reference.name, reference.data_type = tensor.name, tensor.data_type
+            reference.dims.extend(tensor.dims)
+            reference.raw_data = b""  # or onnx refuses to say where it stands
+            set_external_data(reference, beside.name, output.tell(), len(raw))
+            reference.ClearField("raw_data")
+            output.write(raw)
+    path.write_bytes(light.SerializeToString())
 
 
 def copy(source: Path, target: Path) -> None:
@@ -99,8 +90,7 @@ def without_weights(model: ModelProto, call: Callable[[ModelProto], ModelProto])
     They stay where they are and are copied nowhere.
     """
     heavy = {tensor.name for tensor in model.graph.initializer if _bytes(tensor) >= _HEAVY}
-    light = ModelProto(ir_version=model.ir_version)
-    light.graph.name = model.graph.name
+    light = ModelProto()
     _take_over(light, model, heavy)
     inputs = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
@@ -114,13 +104,23 @@ def without_weights(model: ModelProto, call: Callable[[ModelProto], ModelProto])
 
 
 def _take_over(model: ModelProto, source: ModelProto, heavy: set[str]) -> None:
-    """Put another model's lists in the place of a model's; its initializers stand beside."""
-    for name in ("opset_import", "functions"):
-        del getattr(model, name)[:]
-        getattr(model, name).extend(getattr(source, name))
-    for name in ("node", "input", "output", "value_info", "sparse_initializer"):
-        del getattr(model.graph, name)[:]
-        getattr(model.graph, name).extend(getattr(source.graph, name))
+    """Make a model what another one is, but for the heavy ones of its initializers.
+
+    Initializers that the model has already stay.
+    """
+    for message, other, apart in (
+        (model, source, "graph"),
+        (model.graph, source.graph, "initializer"),
+    ):
+        for name in (field.name for field, _ in message.ListFields() if field.name != apart):
+            message.ClearField(name)
+        for name, found in ((field.name, found) for field, found in other.ListFields()):
+            if name == apart:
+                continue
+            if hasattr(found, "extend"):
+                getattr(message, name).extend(found)
+            else:
+                setattr(message, name, found)
     kept = (tensor for tensor in source.graph.initializer if tensor.name not in heavy)
     model.graph.initializer.extend(kept)
 

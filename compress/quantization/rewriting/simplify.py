@@ -124,8 +124,8 @@ def _taken(
         changed.CopyFrom(model)
         try:
             count = change(changed)
-            if not count:
-                continue
+            if not count:  # the other ways do less
+                break
             places = count
             tidy(changed, model)
             save(changed, scratch)
