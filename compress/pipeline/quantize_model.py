@@ -86,13 +86,15 @@ def quantize_model(
         command: what repeats it, for the report.
 
     Raises:
-        NoEffect: the model is quantized already, or one method was asked for and refused; nothing
-            is written.
+        NoEffect: the model is quantized already, or is to be fp16 and is that, or one method was
+            asked for and refused; nothing is written.
         InputError: the data does not fit the model, or cannot be read.
     """
     began, bench = time.monotonic(), bench or BenchConfig()
     bench.check_here(device)
     _refuse_quantized(parent)
+    if config.method == "fp16":
+        _refuse_fp16(parent)
     if isinstance(judge, TaskJudge):
         check_vocabulary(Inputs(parent=parent), judge.task)
     store = Store(_kept_after_an_interrupt(out), out / FILE)
@@ -209,6 +211,17 @@ def _refuse_quantized(parent: Artifact) -> None:
         raise NoEffect(
             f"{parent.onnx}: is already quantized ({found} in integers); give the model in fp32 "
             "that it was made from."
+        )
+
+
+def _refuse_fp16(parent: Artifact) -> None:
+    """What computes in fp16 already would come out as it went in."""
+    counts = operators(load_onnx(parent.onnx))
+    if {precision for entry in counts.values() for precision in entry} == {"fp16"}:
+        found = ", ".join(f"{entry['fp16']} {kind}" for kind, entry in counts.items())
+        raise NoEffect(
+            f"{parent.onnx}: computes in fp16 already ({found}); give a model in fp32, or use "
+            "method=best for int8."
         )
 
 

@@ -34,6 +34,7 @@ _NEUTRAL = {
     "constant parts folded",
     "nodes named",
     "shapes inferred",
+    "casts to what a value is",
     "biases of one row to lists",
     "shapes of new values inferred",
 }
@@ -89,7 +90,7 @@ def build(
     calls = judge.sizes((batch,))[0], judge.batch
     prepared = Prepared(rewritten, folder, samples, config, progress, store, runtimes, calls)
     candidates = Candidates(prepared, minimise, device)
-    files, failures = make_all(candidates.makers(), folder)
+    files, failures = make_all(candidates.makers(), folder, half=not candidates.int8)
     if config.method == "best":
         failures |= {} if candidates.int8 else {"int8": NO_INT8}
         helped = any(entry.name not in _NEUTRAL and not entry.undone for entry in rewrites)
@@ -106,15 +107,21 @@ def build(
     return Built(files, failures, prepared, rewrites)
 
 
-def make_all(makers: Mapping[str, Maker], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Name to file of what can be made and loads, and name to reason of what cannot."""
+def make_all(
+    makers: Mapping[str, Maker], folder: Path, *, half: bool = False
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Name to file of what can be made and loads, and name to reason of what cannot.
+
+    Args:
+        half: whether operators are to become fp16 instead of int8.
+    """
     files, failures = dict[str, Path](), dict[str, str]()
     for name, make in makers.items():
         path = folder / f"{name.replace(' ', '-')}.onnx"
         try:
             make(path)
             finish(path)
-            _check_changed(path)
+            _check_changed(path, "fp16" if half else "int8")
             files[name] = path
         except ModelFileError as error:
             failures[name] = f"does not load: {str(error).removeprefix(f'{path}: ')}"
@@ -131,9 +138,11 @@ def finish(path: Path) -> None:
     check_loads(path)
 
 
-def _check_changed(path: Path) -> None:
+def _check_changed(path: Path, wanted: str) -> None:
+    """Refuse a file without one operator in int8, or 4 bits, or else in fp16, as is wanted."""
     entries = computing_nodes(load_onnx(path))
-    if not any("int" in entry.precision or entry.precision == "fp16" for entry in entries):
+    sign = "int" if wanted == "int8" else wanted
+    if not any(sign in entry.precision for entry in entries):
         inside = bool(entries) and all(entry.path for entry in entries)
         where = "; all that computes stands in bodies of If, Loop or Scan" if inside else ""
-        raise CompressError(f"no operator became int8{where}")
+        raise CompressError(f"no operator became {wanted}{where}")

@@ -126,6 +126,13 @@ def test_fp16_halves_the_file_and_the_card_says_so(call: Call):
     np.testing.assert_allclose(
         Session(Path("q/model.onnx")).run(rows), Session(Path("net.onnx")).run(rows), atol=0.05
     )
+    again = call("q/model.onnx", "--data", "npz:rows.npz", "--out", "r", "method=fp16")
+    assert (again.code, again.out) == (1, "")
+    assert again.err == (
+        "compress: q/model.onnx: computes in fp16 already (6 Conv, 1 Gemm); give a model in fp32, "
+        "or use method=best for int8.\n"
+    )
+    assert not Path("r").exists()
 
 
 def test_the_users_metric_decides(call: Call, tiny_task: Task):

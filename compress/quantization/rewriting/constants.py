@@ -1,4 +1,4 @@
-"""Constants where quantizers look for them, names for all nodes, and no Identity."""
+"""Constants where quantizers look for them, names for all nodes, and none that do nothing."""
 
 from __future__ import annotations
 
@@ -138,7 +138,10 @@ def name_nodes(model: ModelProto) -> int:
 
 
 def drop_passing(model: ModelProto) -> int:
-    """Remove Identity, and Dropout outside of training, where the result is no output."""
+    """Remove Identity, Dropout outside of training, and Cast to the type that a value has.
+
+    They stay where their result is an output, and a Cast where that type is not known.
+    """
     graph, nodes = Graph(model), model.graph.node
     results = {value.name for value in model.graph.output}
     inner = {name for body in list(graphs(model.graph))[1:] for name in _defined(body)}
@@ -164,10 +167,12 @@ def _defined(graph: GraphProto) -> set[str]:
 
 
 def _passes(graph: Graph, node: NodeProto) -> bool:
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Identity", "Dropout"):
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Identity", "Dropout", "Cast"):
         return False
     if node.op_type == "Identity":
         return True
+    if node.op_type == "Cast":
+        return graph.data_type(node.input[0]) == int(attributes(node)["to"])
     if len(node.output) > 1 and node.output[1] and graph.is_read(node.output[1]):
         return False
     mode = node.input[2] if len(node.input) > 2 else ""

@@ -30,11 +30,14 @@ from compress.quantization.rewriting.opset import OPSETS, raise_opset
 from compress.quantization.rewriting.restoring import restore_weights
 from compress.quantization.rewriting.tidy import tidy
 from compress.quantization.rewriting.vocabularies import fold_vocabularies
+from compress.quantization.rewriting.widening import widen
 from compress.runtime.isolated import Call, calls
 from compress.runtime.onnxruntime import Feeds
 
 __all__ = ["TOLERANCE", "Rewrite", "simplify"]
 
+#: The step after which numbers are those of fp32, and are compared with what it gave.
+_WIDENED = "half precision to fp32"
 _INFERRING: tuple[Change, ...] = (infer_shapes, partial(infer_shapes, symbolic=False))
 
 
@@ -47,6 +50,7 @@ def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
         "If on a known condition": (inline_known_branches,),
         "If with one branch that fits": (inline_only_branches,),
         "Constant nodes to initializers": (constants.lift_constants,),
+        _WIDENED: (widen,),
         "opset raised": tuple(partial(raise_opset, version) for version in OPSETS),
         "nodes that pass values on": (in_bodies(constants.drop_passing),),
         "states that no step of a Loop changes": (loops.free_states,),
@@ -56,6 +60,7 @@ def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
         "tiny weights to zero": (constants.flush_tiny_weights,),
         "nodes named": (constants.name_nodes,),
         "shapes inferred": _INFERRING,
+        "casts to what a value is": (in_bodies(constants.drop_passing),),
         "scales and shifts merged into weights": (in_bodies(merge_affine),),
         "biases of one row to lists": (in_bodies(constants.flatten_biases),),
         "one-hot products to Gather": (in_bodies(fuse_one_hot),),
@@ -76,7 +81,8 @@ class Rewrite:
     Attributes:
         places: how often it was applied: nodes, weights, values, or versions of the opset.
         difference: of all outputs, the largest after this step, relative to the largest number
-            of that output of the source; None where the step was undone.
+            of that output of the source, or of the same in fp32 for what comes behind "half
+            precision to fp32"; None where the step was undone.
         undone: why, empty where it stands.
     """
 
@@ -94,7 +100,8 @@ def simplify(source: Path, target: Path, samples: Feeds | None = None) -> list[R
 
     Args:
         samples: one array for each of the model's inputs, on which all outputs have to agree
-            within `TOLERANCE` of the largest number of each; made up where None.
+            within `TOLERANCE` of the largest number of each; made up where None. What computes in
+            fp16 may first move by roundings of that.
 
     Raises:
         ModelFileError: the file is damaged, onnxruntime cannot load it or cannot run the samples.
@@ -110,6 +117,10 @@ def simplify(source: Path, target: Path, samples: Feeds | None = None) -> list[R
         for name, ways in _steps(call).items():
             model, found = _taken(model, name, ways, expected, Path(folder) / "step.onnx")
             rewrites += found
+            if name == _WIDENED and found and not found[0].undone:
+                widened = Path(folder) / "widened.onnx"
+                save(model, widened)
+                expected = reference(widened, expected.feeds, call)
     save(model, target)
     return rewrites
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 from sketch import Sketch, kinds, run
 
@@ -124,6 +125,23 @@ def test_dropout():
     assert kinds(model) == {"Neg": 3, "Dropout": 3}
     x = np.ones(4, np.float32)
     np.testing.assert_array_equal(run(model, x)[1], x)
+
+
+def test_casts_to_what_a_value_is():
+    g = Sketch(13)
+    same = g.Cast(g.input("x", (4,)), to=TensorProto.FLOAT)
+    whole = g.Cast(g.Neg(same), to=TensorProto.INT64)
+    unknown = g.Cast(g.Neg(g.Cast(whole, to=TensorProto.FLOAT)), to=TensorProto.FLOAT)
+    g.output(g.Neg(unknown)).output(g.Cast("x", to=TensorProto.FLOAT))
+    model = g.model()
+    x = np.array([1, 2.5, -3.5, 0], np.float32)
+    expected = run(model, x)
+    assert drop_passing(model) == 1  # what a Neg makes has no declared type
+    model = onnx.shape_inference.infer_shapes(model)
+    assert drop_passing(model) == 1
+    assert kinds(model) == {"Cast": 3, "Neg": 3}
+    for want, got in zip(expected, run(model, x), strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def as_inputs(version, *, all_of_them):
