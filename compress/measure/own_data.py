@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,8 +66,9 @@ class OwnData:
 class Agreement(OwnData):
     """How far a model's outputs are from those of the fp32 model; no labels are needed.
 
-    "top-1": the share of places at which the largest score of the first output is the same one; a
-        sample counts as wrong where any other output is further off than `_OTHERS`.
+    "top-1": the share of places at which the largest score is the same one, of the first output
+        and of others that look like scores; a sample counts as wrong where any output that does not
+        is further off than `_OTHERS`.
     "error": ‖y − y₀‖ / ‖y₀‖ of each sample, of whole numbers the share that differs; of several
         outputs the largest.
     """
@@ -95,11 +97,13 @@ class Agreement(OwnData):
             f"No labels were given: {self.metric} with the fp32 model's own outputs is what was "
             f"judged{why}. It says what quantization changed, not how right the model is."
         )
-        if found == "top-1" and len(every[0]) > 1:
-            self.notes.append(
-                f"Of the other outputs none may be more than {_OTHERS:.0%} off (relative error, of "
-                "whole numbers the share that differs): such a sample counts as wrong."
-            )
+        self._scored = [0]
+        if found == "top-1":
+            graph = onnx.load(reference, load_external_data=False).graph
+            rest = range(1, len(every[0]))
+            self._scored += [at for at in rest if _are_scores(graph, every, at)]
+            if len(self._scored) <= len(rest):
+                self.notes.append(_BESIDE)
 
     def _answer(self, model: Model, part: Part) -> list[list[Array]]:
         """For each sample its outputs, each (1, …) where the sample is a row."""
@@ -118,7 +122,7 @@ class Agreement(OwnData):
 
     def scores(self, model: Model, part: Part) -> Floats:
         """One score a sample; what is no number counts as wrong."""
-        score = _same_top if self.rule == "top-1" else _error
+        score = partial(_same_top, self._scored) if self.rule == "top-1" else _error
         pairs = list(zip(self._expected[part], self._answer(model, part), strict=True))
         if _OTHER_SIZE not in self.notes and any(_sizes(one) != _sizes(two) for one, two in pairs):
             self.notes.append(_OTHER_SIZE)
@@ -137,6 +141,10 @@ class Agreement(OwnData):
 
 #: Of an output beside the scores, what int8 may make of it and the sample still be right.
 _OTHERS = 0.1
+_BESIDE = (
+    f"Outputs that do not look like scores may be {_OTHERS:.0%} off (relative error, of whole "
+    "numbers the share that differs): where one is further off, the sample counts as wrong."
+)
 _OTHER_SIZE = (
     "Some candidates answer samples with another number of values than the fp32 model, as "
     "detectors do: that counts as wrong. --metric can say what is right of such outputs."
@@ -163,21 +171,9 @@ def _check_finite(answers: list[list[Array]], reference: Path) -> None:
 
 
 def _rule(reference: Path, answers: list[list[Array]]) -> tuple[Literal["top-1", "error"], str]:
-    """Whether the first output is scores, by the operators that made it and by its values; why."""
-    first = answers[0][0]
-    if not 2 <= first.ndim <= _MOST_AXES or first.shape[-1] < 2 or first.dtype.kind != "f":
-        return "error", _NOT_SCORED
-    norms = np.concatenate(
-        [np.linalg.norm(answer[0], axis=-1).ravel() for answer in answers if answer[0].size]
-    )
-    if np.abs(norms - 1).max() < _UNIT:
-        return "error", _NOT_SCORED
+    """How to compare, by whether the first output is scores; and why."""
     graph = onnx.load(reference, load_external_data=False).graph
-    made_by = {name: node for node in graph.node for name in node.output}
-    node = made_by.get(graph.output[0].name)
-    while node is not None and node.op_type in _PASSED:
-        node = next((made_by[name] for name in node.input if name in made_by), None)
-    if node is None or node.op_type not in _SCORES:
+    if not _are_scores(graph, answers, 0):
         return "error", _NOT_SCORED
     tops = [answer[0].argmax(axis=-1).ravel() for answer in answers if answer[0].size]
     if len(np.unique(np.concatenate(tops))) < 2:  # what always agrees tells nothing
@@ -185,17 +181,36 @@ def _rule(reference: Path, answers: list[list[Array]]) -> tuple[Literal["top-1",
     return "top-1", _SCORED
 
 
+def _are_scores(graph: onnx.GraphProto, answers: list[list[Array]], at: int) -> bool:
+    """Whether an output is scores, by the operators that made it and by its values."""
+    first = answers[0][at]
+    if not 2 <= first.ndim <= _MOST_AXES or first.shape[-1] < 2 or first.dtype.kind != "f":
+        return False
+    norms = [np.linalg.norm(one[at], axis=-1).ravel() for one in answers if one[at].size]
+    if np.abs(np.concatenate(norms) - 1).max() < _UNIT:
+        return False
+    made_by = {name: node for node in graph.node for name in node.output}
+    node = made_by.get(graph.output[at].name)
+    while node is not None and node.op_type in _PASSED:
+        node = next((made_by[name] for name in node.input if name in made_by), None)
+    return node is not None and node.op_type in _SCORES
+
+
 def _sizes(answer: list[Array]) -> list[tuple[int, ...]]:
     return [value.shape for value in answer]
 
 
-def _same_top(expected: list[Array], found: list[Array]) -> float:
-    first, *others = zip(expected, found, strict=True)
-    if first[0].shape != first[1].shape or not np.isfinite(first[1]).all():
-        return 0.0
-    if not all(_off(*pair) <= _OTHERS for pair in others):
-        return 0.0
-    return float((first[0].argmax(axis=-1) == first[1].argmax(axis=-1)).mean())
+def _same_top(scored: list[int], expected: list[Array], found: list[Array]) -> float:
+    same = list[Array]()
+    for at, (before, after) in enumerate(zip(expected, found, strict=True)):
+        if at not in scored:
+            if not _off(before, after) <= _OTHERS:
+                return 0.0
+        elif before.shape != after.shape or not np.isfinite(after).all():
+            return 0.0
+        else:
+            same.append((before.argmax(axis=-1) == after.argmax(axis=-1)).ravel())
+    return float(np.concatenate(same).mean())
 
 
 def _error(expected: list[Array], found: list[Array]) -> float:

@@ -79,7 +79,10 @@ def rescue(
     found = _judge(files, failures, drop_of)
     by_rows = {name: path for name, path in files.items() if name == BY_ROWS}
     found |= {one: _with_tables(at, found[one], drop_of, max_drop) for one, at in by_rows.items()}
-    within = {name.partition(",")[0] for name in found if found[name] <= max_drop}
+    # A range for each row loses little, and may be no faster than fp32.
+    within = {
+        name.partition(",")[0] for name in found if found[name] <= max_drop and name != BY_ROWS
+    }
     if "static" in within:
         return Rescued(files, failures, found)
     every = layers(load_onnx(prepared.file))

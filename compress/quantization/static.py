@@ -28,6 +28,7 @@ from compress.errors import UnknownName
 from compress.export.bodies import has_bodies
 from compress.quantization.calibration.observed import STATIC_KINDS
 from compress.quantization.config import QuantizeConfig
+from compress.quantization.editing import attributes
 from compress.quantization.rewriting.files import save
 from compress.quantization.scopes import all_names, fresh_name, sort_nodes
 from compress.quantization.scratch import inside_scratch_folder
@@ -38,6 +39,7 @@ _UNROUNDED = ("Gemm", "MatMul")
 #: Operators that have an int8 kernel of their own, whose results are rounded.
 _CAN_BE_INT8 = frozenset(QLinearOpsRegistry) - frozenset(_UNROUNDED)
 _BIASED = ("Conv", "ConvTranspose", "Gemm")
+_BIASES = (*_BIASED, "InstanceNormalization", "LayerNormalization")
 _ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
@@ -76,6 +78,7 @@ def quantize_static_int8(
         for unknown in set(config.keep_fp32) - set(nodes):
             raise UnknownName("node (keep_fp32)", unknown, filter(None, nodes))
         kept = [*config.keep_fp32, *keep_fp32, *_without_range(model, ranges)]
+        kept += _with_wide_biases(model)
         quantizer = QDQQuantizer(
             model,
             config.per_channel,
@@ -159,19 +162,23 @@ def _options(
 
 
 def _one_scale_each(model: ModelProto, config: QuantizeConfig) -> dict[str, Any]:
-    """Weights of more than two axes in products: onnxruntime has no kernel for scales by column."""
+    """Weights that cannot have a scale for each channel.
+
+    Of more than two axes in products, for which onnxruntime has no such kernel; and of transposed
+    convolutions in groups, of which its quantizer takes the channels of one group for all.
+    """
     if not config.per_channel:
         return {}
     axes = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    stacked = {
-        name
-        for node in model.graph.node
-        for name in node.input
-        if node.op_type == "MatMul" and axes.get(name, 0) > 2
-    }
+    found = set[str]()
+    for node in model.graph.node:
+        if node.op_type == "MatMul":
+            found |= {name for name in node.input if axes.get(name, 0) > 2}
+        if node.op_type == "ConvTranspose" and attributes(node).get("group", 1) > 1:
+            found |= {node.input[1]} & axes.keys()
     symmetric = config.weights == "int8"
     one = [{"quant_type": _TYPES[config.weights], "symmetric": symmetric}]
-    return dict.fromkeys(sorted(stacked), one)
+    return dict.fromkeys(sorted(found), one)
 
 
 def _types(model: ModelProto) -> dict[str, Any]:
@@ -192,6 +199,18 @@ def _without_range(model: ModelProto, ranges: Mapping[str, tuple[float, float]])
     for place, node in enumerate(model.graph.node):
         if not missing.isdisjoint((*node.input, *node.output)):
             node.name = node.name or f"kept_{place}"
+            yield node.name
+
+
+def _with_wide_biases(model: ModelProto) -> Iterator[str]:
+    """Nodes whose bias has several axes, at which onnxruntime's quantizer fails.
+
+    A Gemm with another one for each row, a LayerNormalization over two axes.
+    """
+    axes = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    for place, node in enumerate(model.graph.node):
+        if node.op_type in _BIASES and len(node.input) > 2 and axes.get(node.input[2], 1) > 1:
+            node.name = node.name or f"kept_bias_{place}"
             yield node.name
 
 

@@ -331,3 +331,35 @@ def test_a_weight_of_three_axes_has_one_scale(tmp_path: Path, weights: str):
     assert operators(onnx.load(tmp_path / "b.onnx"))["MatMul"] == {STATIC: 1}
     expected, made = (Session(tmp_path / f"{name}.onnx").run((rows,)) for name in "ab")
     assert np.linalg.norm(made - expected) < 0.02 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("kind", ["Gemm", "LayerNormalization"])
+def test_a_bias_of_several_axes_stays_with_its_node(tmp_path: Path, kind: str):
+    constants = {"w": whole(8, 8), "s": whole(4, 8, seed=2), "b": whole(4, 8, seed=3)}
+    settings = {"axis": -2} if kind == "LayerNormalization" else {}
+    second = "s" if kind == "LayerNormalization" else "w"
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "product"),
+        helper.make_node(kind, ["h", second, "b"], ["y"], "biased", **settings),
+    ]
+    inputs, outputs = [value("x", [4, 8])], [value("y", [4, 8])]
+    source = save(tmp_path / "a.onnx", nodes, inputs, outputs, constants)
+    rows = whole(4, 8, seed=1)
+    found = collect(source, [(rows,)]).ranges()
+    quantize_static_int8(source, tmp_path / "b.onnx", found, QuantizeConfig())
+    assert operators(onnx.load(tmp_path / "b.onnx"))["MatMul"] == {STATIC: 1}
+    expected, made = (Session(tmp_path / f"{name}.onnx").run((rows,)) for name in "ab")
+    assert np.linalg.norm(made - expected) < 0.05 * np.linalg.norm(expected)
+
+
+def test_a_transposed_convolution_in_groups_has_one_scale(tmp_path: Path):
+    nodes = [helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], "up", group=2)]
+    inputs, outputs = [value("x", ["n", 8, 6, 6])], [value("y", ["n", 6, 8, 8])]
+    constants = {"w": whole(8, 3, 3, 3), "b": whole(6, seed=2)}
+    source = save(tmp_path / "a.onnx", nodes, inputs, outputs, constants)
+    rows = whole(2, 8, 6, 6, seed=1)
+    found = collect(source, [(rows,)]).ranges()
+    quantize_static_int8(source, tmp_path / "b.onnx", found, QuantizeConfig())
+    assert operators(onnx.load(tmp_path / "b.onnx"))["ConvTranspose"] == {STATIC: 1}
+    expected, made = (Session(tmp_path / f"{name}.onnx").run((rows,)) for name in "ab")
+    assert np.linalg.norm(made - expected) < 0.03 * np.linalg.norm(expected)

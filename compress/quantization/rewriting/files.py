@@ -17,6 +17,8 @@ from compress.onnx_files import files_of, tensors_of
 
 #: Bytes from which weights are written beside the graph: protobuf takes no message of 2 GiB.
 _LARGEST = 2**31 - 2**24
+#: Bytes of the tensors that are then written there; onnx's own default.
+_BESIDE = 1024
 #: Bytes from which a weight is no shape, axis or other number that says what a node does.
 _HEAVY = 4096
 
@@ -46,7 +48,7 @@ def save(model: ModelProto, path: Path) -> None:
     if weight_bytes(model) < _LARGEST:
         path.write_bytes(model.SerializeToString())
         return
-    heavy = {tensor.name for tensor in model.graph.initializer if len(tensor.raw_data) >= _HEAVY}
+    heavy = {tensor.name for tensor in model.graph.initializer if len(tensor.raw_data) >= _BESIDE}
     light = ModelProto()
     _take_over(light, model, heavy)
     # Written one by one: what is taken out of a model and put back again is in memory twice.
