@@ -1,7 +1,7 @@
 """Inputs of any model from the user's own files, without labels: `npz:FILE`, or a Python factory.
 
-What is right is then said by a metric of the user's own, or by the fp32 model: see
-`compress.measure.own_data`.
+What is right is then said by a metric of the user's own (`compress.measure.own_data`), or by the
+fp32 model (`compress.measure.agreement`).
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from compress.artifact import Artifact, wrap_onnx
 from compress.data.references import TASKS, load_task
 from compress.data.samples import NPZ, Array, Samples, inputs_like, read_data, to_samples
 from compress.errors import InputError, UnknownName
+from compress.measure.agreement import Agreement, Rule
 from compress.measure.judge import Judge, TaskJudge
-from compress.measure.own_data import Agreement, OwnMetric, Rule
+from compress.measure.own_data import OwnMetric
 from compress.quantization.rewriting.crashing import loadable
 from compress.runtime.onnxruntime import Session
 

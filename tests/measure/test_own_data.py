@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.data.samples import Samples, from_calls
 from compress.errors import InputError, ModelFileError
-from compress.measure.own_data import Agreement, OwnMetric
+from compress.measure.agreement import Agreement
+from compress.measure.own_data import OwnMetric
 from compress.runtime.onnxruntime import Session
 
 ROWS = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)

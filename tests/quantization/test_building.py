@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.data.samples import from_calls
 from compress.errors import InputError
 from compress.export.graph import operators
-from compress.measure.own_data import Agreement
+from compress.measure.agreement import Agreement
 from compress.quantization.building import REWRITTEN, build, make_all
 from compress.quantization.config import QuantizeConfig
 from compress.runtime.onnxruntime import Session

@@ -18,7 +18,7 @@ from compress.data.samples import from_calls
 from compress.errors import NoEffect
 from compress.export.graph import load_onnx, operators, precision
 from compress.export.torch_to_onnx import export
-from compress.measure.own_data import Agreement
+from compress.measure.agreement import Agreement
 from compress.models.build import build as build_model
 from compress.models.references import resolve
 from compress.quantization.account import account_of_nodes

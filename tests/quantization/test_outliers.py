@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from compress.data.samples import from_calls
-from compress.measure.own_data import Agreement
+from compress.measure.agreement import Agreement
 from compress.progress import quiet
 from compress.quantization import candidates
 from compress.quantization.building import build

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from compress.data.samples import from_calls
 from compress.export.graph import load_onnx, operators
-from compress.measure.own_data import Agreement
+from compress.measure.agreement import Agreement
 from compress.progress import quiet
 from compress.quantization import candidates
 from compress.quantization import rescue as module

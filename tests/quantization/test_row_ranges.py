@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.data.samples import from_calls
-from compress.measure.own_data import Agreement
+from compress.measure.agreement import Agreement
 from compress.progress import quiet
 from compress.quantization.building import build
 from compress.quantization.calibration import collect

@@ -15,7 +15,7 @@ from small_graphs import FLOAT
 
 from compress.data.samples import from_calls
 from compress.export.graph import operators
-from compress.measure.own_data import Agreement
+from compress.measure.agreement import Agreement
 from compress.quantization.building import REWRITTEN, build, make_all
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting import simplify as module
