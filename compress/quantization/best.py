@@ -28,6 +28,8 @@ _ROUNDING = 1e-9
 _GLANCED_AT = "others were faster at the smallest batch; calls take too long to time all at others"
 #: The stage's input among the candidates.
 INPUT = "fp32 input"
+#: How the names of others begin that are fp32 as well.
+_STILL_FP32 = "fp32, "
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def choose(
             stage=stage,
             name=name,
             kept=False,
-            reason=_refusal(drops[name], ratio, goal, change)
+            reason=_refusal(name, drops[name], ratio, goal, change)
             or (_GLANCED_AT if timed.glanced_at(name) else ""),
             drop=drops[name],
             latency_ratio=ratio,
@@ -215,12 +217,15 @@ def refuse_single_method(choice: Choice, config: QuantizeConfig) -> None:
         )
 
 
-def _refusal(drop: float, ratio: float | None, goal: Goal, change: str) -> str:
+def _refusal(name: str, drop: float, ratio: float | None, goal: Goal, change: str) -> str:
     """Why a candidate cannot be taken; empty where it can. `change` is the word for a drop."""
     if drop > goal.max_drop + _ROUNDING:
         return f"validation {change} {drop:.4f} is over the budget of {goal.max_drop:.4g}"
     if ratio is not None and ratio > 1 + MARGIN and goal.minimise == "latency":
         return f"slower than the fp32 input: {ratio:.2f} × its latency"
+    same = name.startswith(_STILL_FP32) and ratio is not None and ratio > 1 - MARGIN
+    if same and goal.minimise == "latency":
+        return "no faster than the fp32 input, and nothing in it is int8"
     return ""
 
 

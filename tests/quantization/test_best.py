@@ -63,7 +63,7 @@ class Stage:
         def measure(timed: dict[str, Target], config: BenchConfig, **_: object) -> Measured:
             self.timed.append({name: target.path for name, target in timed.items()})
             self.configs.append(config)
-            given = {arm: arms[arm.partition(",")[0]][0] for arm in timed}
+            given = {arm: (arms.get(arm) or arms[arm.partition(",")[0]])[0] for arm in timed}
             blocks = {
                 (arm, n, 1): np.full((9, 6), 1e6 * (time[n == 3] if type(time) is tuple else time))
                 for arm, time in given.items()
@@ -549,3 +549,12 @@ def test_a_reason_does_not_name_the_file_that_was_made_for_a_while(
     _, account = stage.choose(arms, runtimes=("openvino",))
     told = "fails on the data: data: the model fails on it: no such operator"
     assert account["static, openvino"].reason == told
+
+
+def test_a_rewritten_model_that_is_no_faster_is_no_result(stage: Stage):
+    arms = {INPUT: (1.0, 90, 400), "fp32, rewritten": (0.98, 90, 380)}
+    chosen, account = stage.choose(arms)
+    assert chosen is None
+    assert account["fp32, rewritten"].reason.startswith("no faster than the fp32 input")
+    assert stage.choose({**arms, "fp32, rewritten": (0.9, 90, 400)})[0] == "fp32, rewritten"
+    assert stage.choose(arms, minimise="size")[0] == "fp32, rewritten"
