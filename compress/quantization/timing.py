@@ -25,7 +25,7 @@ from compress.runtime.interface import Target
 WORKERS = 2
 #: A choice needs no more replication than this: the benchmark behind it measures again.
 LAST_WORKERS = 4
-_SETTINGS = {"control": False, "warm_up_cap_s": 0.1}
+_SETTINGS = {"control": False, "warm_up_cap_s": 0.1, "limit_s": 150.0}
 _LOOK, _ROUNDS = {"workers": 1, "rounds": 2}, 6
 #: The last ones may take so long in all, or are fewer; none, where that leaves no more than before.
 _LAST_SECONDS = 150.0

@@ -233,7 +233,9 @@ def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
     }
     stage.choose(arms)
     assert [list(names) for names in stage.timed] == [list(arms), [INPUT, "static", "near"]]
-    look = BenchConfig(batch=(1, 3), rounds=2, control=False, warm_up_cap_s=0.1, workers=1)
+    look = BenchConfig(
+        batch=(1, 3), rounds=2, control=False, warm_up_cap_s=0.1, workers=1, limit_s=150
+    )
     assert stage.configs == [look, look.model_copy(update={"workers": 2, "rounds": 6})]
 
 
