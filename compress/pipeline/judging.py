@@ -118,7 +118,7 @@ def _apart(alone: list[list[Array]], together: list[Array]) -> bool:
     for first, second, both in zip(*alone, together, strict=True):
         if not isinstance(both, np.ndarray) or both.dtype.kind != "f" or not both.ndim:
             continue
-        if first.shape != second.shape or both.shape != (2, *first.shape[1:]):
+        if not first.ndim or first.shape != second.shape or both.shape != (2, *first.shape[1:]):
             continue
         rows = np.concatenate([first, second]).astype(np.float64)
         away = np.linalg.norm(both - rows)

@@ -63,3 +63,13 @@ def test_steps_of_a_sequence_are_no_samples(tmp_path: Path):
     assert judge.sizes((1, 32)) == (1,)
     assert judge.batch(1)[0].shape == (9, 6)
     assert "The first axis is no batch" in judge.notes[0]
+
+
+def test_an_output_that_is_a_number_alone_says_nothing_of_rows(tmp_path: Path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("ReduceSum", ["h"], ["sum"], keepdims=0),
+    ]
+    given, made = [value("x", ["n", 6])], [value("sum", [])]
+    model = save(tmp_path / "model.onnx", nodes, given, made, {"w": whole(6, 3)})
+    assert judge_for("mine", ROWS, model).sizes((1, 32)) == (1, 32)

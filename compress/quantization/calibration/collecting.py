@@ -61,7 +61,8 @@ def collect(
         budget: bytes of all tensors in the runs under way.
 
     Raises:
-        InputError: no samples; NaN or infinity in the data or in a tensor; onnxruntime fails on it.
+        InputError: no samples; NaN or infinity in the data or in what a layer reads or gives;
+            onnxruntime fails on it.
         ShapeMismatch: the model does not take arrays of this number, shape or type.
         ModelFileError: the file is missing, damaged, or onnxruntime cannot run it.
         UnknownName: no tensor of a name in `channels`.
@@ -160,6 +161,7 @@ class _Collector:
         """
         self.samples = 0
         self.tensors = model.tensors()
+        self._broken = set[str]()
         self._model, self._pool, self._threads, self._budget = model, pool, threads, budget
         self._told, self._total = told, total
         inputs = model.observed.session.get_inputs()
@@ -183,7 +185,9 @@ class _Collector:
         """Wait for all runs."""
         self._drain()
         for name, origin in self._origins.items():
-            if origin.positive:
+            if origin.name in self._broken:
+                del self.tensors[name]  # no range, and so what touches it stays fp32
+            elif origin.positive:
                 self.tensors[name].histogram = self.tensors[name].histogram.positive()
 
     def _drain(self) -> None:
@@ -235,6 +239,7 @@ class _Collector:
 
     def _merge(self, seen: Seen) -> None:
         self.samples += seen.rows
+        self._broken |= seen.broken
         for name, tensor in self.tensors.items():
             origin = self._origins[name]
             part = seen.parts.get(origin.name)

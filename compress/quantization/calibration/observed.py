@@ -19,6 +19,8 @@ from compress.quantization.rewriting.files import save
 STATIC_KINDS = frozenset({*QLinearOpsRegistry, *QDQRegistry})
 #: Operators that move values and change none.
 _MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+#: Operators with weights.
+_LAYERS = ("Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
 _FLOATS = ("tensor(float)", "tensor(float16)")
 
 
@@ -43,11 +45,13 @@ class Observed:
         session: gives every tensor of `fetched`.
         fetched: names of floating-point tensors, without inputs.
         origins: by name, all tensors that need a range; inputs and those fetched are their own.
+        layered: names of what layers read or give, as against what merely stands between others.
     """
 
     session: ort.InferenceSession
     fetched: list[str]
     origins: dict[str, Origin]
+    layered: frozenset[str]
 
 
 def observe(
@@ -67,6 +71,7 @@ def observe(
     model = _load(source)
     origins = _origins(model, kinds, channels)
     made = {name for node in model.graph.node for name in node.output}
+    layered = frozenset(_touched(model.graph.node, _LAYERS))
     wanted = {origin.name for origin in origins.values()} & made
     declared = {value.name for value in model.graph.output}
     # Without a type: onnxruntime infers it, also where the file does not declare it.
@@ -79,7 +84,7 @@ def observe(
     entries = [*session.get_inputs(), *session.get_outputs()]
     floats = {entry.name for entry in entries if entry.type in _FLOATS}
     origins = {name: origin for name, origin in origins.items() if origin.name in floats}
-    return Observed(session, sorted(wanted & floats), origins)
+    return Observed(session, sorted(wanted & floats), origins, layered)
 
 
 def tensors_needed(source: Path) -> set[str]:

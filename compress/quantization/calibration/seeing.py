@@ -22,12 +22,15 @@ class Seen:
         bytes: of all tensors that were looked at, without inputs.
         parts: by the name of each tensor that was looked at; its values have been counted.
         channels: of those whose channels were asked for.
+        broken: names of tensors with NaN or infinity that no layer reads or gives, such as what a
+            mask fills in.
     """
 
     rows: int
     bytes: int
     parts: dict[str, Part]
     channels: dict[str, Channels]
+    broken: frozenset[str]
 
 
 class RunError(Exception):
@@ -53,10 +56,10 @@ def see(
 
     Raises:
         RunError: onnxruntime fails on it.
-        InputError: NaN or infinity in a tensor.
+        InputError: NaN or infinity in what a layer reads or gives.
     """
     values, needed = _values(observed, run), 0
-    parts, found = dict[str, Part](), dict[str, Channels]()
+    parts, found, broken = dict[str, Part](), dict[str, Channels](), set[str]()
     inputs = {entry.name for entry in observed.session.get_inputs()}
     for name in sorted(counters.keys() & values.keys()):
         array = values.pop(name)
@@ -64,6 +67,9 @@ def see(
         try:
             parts[name] = counters[name].see(array, run.rows, run.filled)
         except NotFiniteError:
+            if name not in observed.layered | inputs:
+                broken.add(name)
+                continue
             raise InputError(
                 f"{source}: tensor '{name}' holds NaN or infinity in calibration batch {number}; "
                 "check the model on this data in fp32."
@@ -71,7 +77,7 @@ def see(
         if name in channels:
             found[name] = Channels(channels[name])
             found[name].add(array)
-    return Seen(run.rows, needed, parts, found)
+    return Seen(run.rows, needed, parts, found, frozenset(broken))
 
 
 def _values(observed: Observed, run: Run) -> dict[str, Array]:

@@ -364,3 +364,23 @@ def test_an_unknown_tensor_is_named(model: Path):
     assert str(error.value) == (
         "No tensor (channels) named 'c3'. Known: c1, c2, f, p, r1, r2, s, x, y."
     )
+
+
+def test_what_a_mask_fills_in_may_be_no_number(tmp_path: Path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "m"),
+        helper.make_node("Log", ["x"], ["l"], "l"),  # NaN where x is negative
+        helper.make_node("Less", ["x", "zero"], ["below"], "less"),
+        helper.make_node("Where", ["below", "h", "l"], ["y"], "pick"),
+        helper.make_node("Mul", ["l", "one"], ["z"], "scaled"),
+    ]
+    constants = {
+        "w": np.eye(2, dtype=np.float32),
+        "zero": np.float32([0]),
+        "one": np.float32([1]),
+    }
+    shapes = [value("x", ["n", 2])], [value("y", ["n", 2]), value("z", ["n", 2])]
+    model = save(tmp_path / "m.onnx", nodes, *shapes, constants)
+    found = collect(model, [(np.float32([[1, 2]]),), (np.float32([[1, -1]]),)])
+    assert {"x", "h"} <= found.ranges().keys()
+    assert not {"l", "z"} & found.ranges().keys()
