@@ -57,7 +57,7 @@ def measure(
         keep_going: an arm that fails is left out, and `Measured.failed` says why; the first arm
             cannot be left out.
         keep_interrupted: an interrupt ends the measurement with the workers that are done, where
-            there are any: `Measured.workers` are then fewer than `config.workers`.
+            there are any, and `Measured.interrupted` says so.
 
     Raises:
         WorkerFailed: a process died, hung, or could not load an arm; the arm is named.
@@ -68,7 +68,7 @@ def measure(
     baseline = named[0]
     if config.control:
         named = [*named, baseline | {"name": CONTROL}]
-    found, failed = _Found(), dict[str, str]()
+    found, failed, interrupted = _Found(), dict[str, str](), False
     wanted = config.workers
     with tempfile.TemporaryDirectory() as folder:
         job = _job(config, inputs, device, Path(folder))
@@ -90,13 +90,14 @@ def measure(
             except KeyboardInterrupt:
                 if not keep_interrupted or not found.answers:
                     raise
+                interrupted = True
                 break
             found.answers.append((coin, answer))
             if not worker:  # the others do as many rounds
                 job |= {"rounds": answer["rounds"], "limit_s": None}
                 wanted = _affordable(config, time.monotonic() - began)
             progress(label, worker + 1, wanted)
-    return found.measured([arm["name"] for arm in named], failed)
+    return found.measured([arm["name"] for arm in named], failed, interrupted=interrupted)
 
 
 def _affordable(config: BenchConfig, seconds: float) -> int:
@@ -172,7 +173,7 @@ class _Found:
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, Any]]] = []
 
-    def measured(self, names: list[str], failed: dict[str, str]) -> Measured:
+    def measured(self, names: list[str], failed: dict[str, str], *, interrupted: bool) -> Measured:
         """All figures, arms in the order they were given; without those that failed later on."""
         entries: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in self._cells(names)}
         for _, answer in self.answers:
@@ -193,6 +194,7 @@ class _Found:
             {cell: _beside(found) for cell, found in entries.items()},
             tuple(_worker(coin, answer, places) for coin, answer in self.answers),
             failed,
+            interrupted,
         )
 
     def _cells(self, names: list[str]) -> list[Cell]:

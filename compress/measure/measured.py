@@ -86,6 +86,7 @@ class Measured:
         beside: what else is known of each cell.
         workers: the processes; the places in their order are places in `blocks`.
         failed: name of an arm that was left out to the reason.
+        interrupted: whether there were to be more workers.
     """
 
     blocks: dict[Cell, npt.NDArray[np.float64]]
@@ -93,6 +94,7 @@ class Measured:
     beside: dict[Cell, Beside] = field(default_factory=dict)
     workers: tuple[RawWorker, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("blocks", "calls", "beside"):
@@ -115,6 +117,7 @@ class Measured:
             {cell: known.joined(more.beside[cell]) for cell, known in self.beside.items()},
             (*self.workers, *moved),
             self.failed | more.failed,
+            self.interrupted or more.interrupted,
         )
 
     def arms(self) -> list[str]:

@@ -183,7 +183,7 @@ class _Looking:
                 break
             found.append(more)
             self.failed |= more.failed
-            self.interrupted = len(more.workers) < workers
+            self.interrupted = more.interrupted
             if self.interrupted:
                 break
         return found

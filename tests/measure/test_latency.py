@@ -420,9 +420,25 @@ def test_slow_models_are_timed_by_fewer_processes_and_each_does_as_many_rounds(
     config = SMALL.model_copy(update={"workers": 8, "rounds": 6, "limit_s": limit_s})
     measured = measure({"a": model}, config)
     assert len(measured.workers) == workers
+    assert not measured.interrupted  # by nobody
     assert jobs[0]["limit_s"] == (None if limit_s is None else limit_s / 8)
     assert [job["rounds"] for job in jobs] == [[6, 6]] + [[2]] * (workers - 1)
     assert not any(job["limit_s"] for job in jobs[1:])
+
+
+def test_an_interrupt_is_told_apart_from_a_limit(model: Path, monkeypatch: pytest.MonkeyPatch):
+    jobs = []
+
+    def run(job: dict, *_: object) -> dict:
+        jobs.append(job)
+        if len(jobs) == 2:
+            raise KeyboardInterrupt
+        return answer(job)
+
+    monkeypatch.setattr(latency, "run_worker", run)
+    config = SMALL.model_copy(update={"workers": 4})
+    measured = measure({"a": model}, config, keep_interrupted=True)
+    assert (len(measured.workers), measured.interrupted) == (1, True)
 
 
 def test_the_first_order_is_drawn_by_the_seed(order: Callable[[int, int], list[str]]):

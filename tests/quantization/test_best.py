@@ -75,7 +75,8 @@ class Stage:
             }
             beside = dict.fromkeys(blocks, Beside())
             workers = (WORKER,) * min(config.workers, self.workers)
-            return Measured(blocks, dict.fromkeys(blocks, 1), beside, workers)
+            stopped = len(workers) < config.workers
+            return Measured(blocks, dict.fromkeys(blocks, 1), beside, workers, {}, stopped)
 
         def scores(_: Losses, target: Target) -> np.ndarray:
             return (np.arange(100) < hits[target.path]).astype(float)
