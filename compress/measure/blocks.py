@@ -70,11 +70,11 @@ class Block:
         enough = self._seconds >= plan.seconds and self._count >= plan.calls
         if enough and len(self._warm) >= _LAST and settled(self._warm[-_LAST:]):
             return True
-        enough = len(self._warm) >= _FEWEST
-        if self._seconds < plan.cap * (1 if enough else _FEWEST):
+        comparable = len(self._warm) >= _FEWEST
+        if self._seconds < plan.cap * (1 if comparable else _FEWEST):
             return False
-        # Of a call as long as that there is nothing to compare, and little that had to settle.
-        self.unstable = enough and not settled(self._warm[-_LAST:])
+        # Of calls as long as that there is nothing to compare, and little that had to settle.
+        self.unstable = comparable and not settled(self._warm[-_LAST:])
         return True
 
     def fit(self) -> None:
