@@ -24,7 +24,7 @@ Feeds = tuple[Array, ...]
 
 NPZ = "npz:"
 #: One to calibrate, one to choose by, one to judge.
-_LEAST = 3
+LEAST = 3
 #: Of all samples, what choosing and judging get each; the rest calibrates.
 _SHARE = 0.3
 
@@ -71,9 +71,9 @@ class Samples:
         Raises:
             InputError: there are fewer samples than parts, or all are the same.
         """
-        if len(self) < _LEAST:
+        if len(self) < LEAST:
             raise InputError(
-                f"{self.name}: samples: {len(self)}; at least {_LEAST} are needed: one to "
+                f"{self.name}: samples: {len(self)}; at least {LEAST} are needed: one to "
                 "calibrate, one to choose by, one to judge. Hundreds give figures worth having."
             )
         first = self.entries[0]

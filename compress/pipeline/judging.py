@@ -12,7 +12,7 @@ import numpy as np
 
 from compress.artifact import Artifact, wrap_onnx
 from compress.data.references import TASKS, load_task
-from compress.data.samples import NPZ, Array, Samples, inputs_like, read_data, to_samples
+from compress.data.samples import LEAST, NPZ, Array, Samples, inputs_like, read_data, to_samples
 from compress.errors import InputError, UnknownName
 from compress.measure.agreement import Agreement, Rule
 from compress.measure.judge import Judge, TaskJudge
@@ -108,9 +108,10 @@ def _as_it_runs(data: str, made: Any, session: Session) -> Samples:
         together = session.every_output(samples.take(pair))
     except Exception:  # onnxruntime's own classes share no public base
         return replace(to_samples(data, made, declared, whole=True), notes=(_ALONE,))
-    if _apart(alone, together):
+    whole = to_samples(data, made, declared, whole=True)
+    if _apart(alone, together) or len(whole) < LEAST:  # so few calls are batches of samples
         return samples
-    return replace(to_samples(data, made, declared, whole=True), notes=(_MIXED,))
+    return replace(whole, notes=(_MIXED,))
 
 
 def _apart(alone: list[list[Array]], together: list[Array]) -> bool:

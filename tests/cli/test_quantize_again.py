@@ -19,7 +19,7 @@ from compress import cli
 from compress.artifact import load_artifact
 from compress.data.task import Task
 from compress.measure import latency
-from compress.quantization import candidates
+from compress.quantization import prepared
 from compress.quantization.calibration import Statistics, shared
 
 SETTINGS = [
@@ -33,15 +33,16 @@ Call = Callable[..., dict[str, Any]]
 
 def as_fast_as_all(job: dict[str, Any], *_: object) -> Any:
     """What a worker would answer to which all models took as long."""
-    if job["what"] == "memory":
-        return 2**20
+    if job["what"] == "footprint":
+        return {"bytes": 2**20, "seconds": 1e-6}
     cell = {"batch": 1, "threads": 1, "length": None, "single_ns": [1000], "unstable": False}
-    cell |= {"blocks_ns": [1000] * 2 * job["rounds"], "calls_per_block": 1}
+    cell |= {"blocks_ns": [1000] * job["rounds"][0], "calls_per_block": 1}
     cell |= {"load_ns": 1, "first_call_ns": 1}
     cells = [cell | {"arm": arm["name"]} for arm in job["arms"]]
     order = [(1, None, [(arm["name"], 1) for arm in job["arms"]])]
     noise = {"seconds": 1.0, "calibration_ns": [9, 9]}
-    return {"cells": cells, "order": order, "noise": noise, "cpus": [0]}
+    found = {"cells": cells, "order": order, "noise": noise, "cpus": [0]}
+    return found | {"rounds": job["rounds"]}
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +152,7 @@ def test_after_an_interrupt_it_is_there(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(candidates, "quantize_static_int8", interrupted)
+        patched.setattr(prepared, "quantize_static_int8", interrupted)
         call(code=130)
     assert [path.name for path in Path().glob(".q*")] == [".q.cache"]
     assert call()["reused"] is True

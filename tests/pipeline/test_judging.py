@@ -73,3 +73,8 @@ def test_an_output_that_is_a_number_alone_says_nothing_of_rows(tmp_path: Path):
     given, made = [value("x", ["n", 6])], [value("sum", [])]
     model = save(tmp_path / "model.onnx", nodes, given, made, {"w": whole(6, 3)})
     assert judge_for("mine", ROWS, model).sizes((1, 32)) == (1, 32)
+
+
+def test_one_large_batch_is_of_samples_whatever_its_rows_answer(tmp_path: Path):
+    rows = {"x": whole(40, 6, most=1)}
+    assert judge_for("mine", rows, recurrent(tmp_path)).sizes((1, 32)) == (1, 32)
