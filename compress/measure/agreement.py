@@ -153,7 +153,7 @@ def _are_scores(graph: onnx.GraphProto, answers: list[list[Array]], at: int) -> 
     if not 2 <= first.ndim <= _MOST_AXES or first.shape[-1] < 2 or first.dtype.kind != "f":
         return False
     norms = [np.linalg.norm(one[at], axis=-1).ravel() for one in answers if one[at].size]
-    if np.abs(np.concatenate(norms) - 1).max() < _UNIT:
+    if not norms or np.abs(np.concatenate(norms) - 1).max() < _UNIT:
         return False
     made_by = {name: node for node in graph.node for name in node.output}
     node = made_by.get(graph.output[at].name)
@@ -176,7 +176,8 @@ def _same_top(scored: list[int], expected: list[Array], found: list[Array]) -> f
             return 0.0
         else:
             same.append((before.argmax(axis=-1) == after.argmax(axis=-1)).ravel())
-    return float(np.concatenate(same).mean())
+    places = np.concatenate(same)
+    return float(places.mean()) if places.size else 1.0  # nothing was found, by both of them
 
 
 def _error(expected: list[Array], found: list[Array]) -> float:

@@ -264,3 +264,21 @@ def test_another_output_of_scores_is_compared_by_its_largest_as_well(tmp_path: P
     same = (first == second).mean()
     assert 0 < same < 1
     assert judge.scores(Session(files[1]), "test").mean() == pytest.approx((1 + same) / 2)
+
+
+def test_an_output_that_holds_nothing_is_no_score(tmp_path: Path):
+    fp32 = write(tmp_path / "a.onnx")
+    model = onnx.load(fp32)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((0, 4), np.float32), "none"))
+    model.graph.node.append(helper.make_node("Identity", ["none"], ["boxes"]))
+    model.graph.output.append(helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [0, 4]))
+    onnx.save(model, fp32)
+    judge = Agreement(samples(fp32), fp32)
+    assert judge.rule == "top-1"
+    assert (judge.scores(Session(fp32), "test") == 1).all()
+    model.graph.output.append(model.graph.output[0])
+    del model.graph.output[0]  # the empty one is the first
+    onnx.save(model, fp32)
+    for rule in ("auto", "top-1"):
+        right = 1 if rule == "top-1" else 0
+        assert (Agreement(samples(fp32), fp32, rule).scores(Session(fp32), "test") == right).all()
