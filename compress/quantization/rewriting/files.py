@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
 from compress.errors import ModelFileError, first_line
+from compress.export.bodies import graphs
 from compress.onnx_files import files_of, tensors_of
 
 #: Bytes from which weights are written beside the graph: protobuf takes no message of 2 GiB.
@@ -51,6 +52,11 @@ def save(model: ModelProto, path: Path) -> None:
     heavy = {tensor.name for tensor in model.graph.initializer if len(tensor.raw_data) >= _BESIDE}
     light = ModelProto()
     _take_over(light, model, heavy)
+    if weight_bytes(light) >= _LARGEST and _has_heavy_bodies(light):
+        onnx.save_model(model, path, save_as_external_data=True, location=beside.name)
+        # What was written beside the file was taken out of the model.
+        onnx.load_external_data_for_model(model, str(path.parent))
+        return
     # Written one by one: what is taken out of a model and put back again is in memory twice.
     with beside.open("wb") as output:
         for tensor in (tensor for tensor in model.graph.initializer if tensor.name in heavy):
@@ -63,6 +69,12 @@ def save(model: ModelProto, path: Path) -> None:
             reference.ClearField("raw_data")
             output.write(raw)
     path.write_bytes(light.SerializeToString())
+
+
+def _has_heavy_bodies(model: ModelProto) -> bool:
+    """Whether weights stand in the bodies of If, Loop or Scan."""
+    inner = list(graphs(model.graph))[1:]
+    return any(len(tensor.raw_data) >= _BESIDE for body in inner for tensor in body.initializer)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -82,3 +82,32 @@ def test_truncated_files(part, tmp_path):
     with pytest.raises(ModelFileError, match=r"m.onnx: ") as error:
         simplify(tmp_path / "m.onnx", tmp_path / "out.onnx")
     assert "\n" not in str(error.value)
+
+
+def test_more_weights_than_protobuf_takes_in_the_bodies(tmp_path, monkeypatch):
+    weights = {name: numbers(32, 32) for name in ("a", "b")}
+    bodies = {}
+    for name, weight in weights.items():
+        made = onnx.helper.make_tensor_value_info(f"{name}_y", onnx.TensorProto.FLOAT, ["n", 32])
+        node = onnx.helper.make_node("MatMul", ["x", f"{name}_w"], [f"{name}_y"])
+        constant = onnx.numpy_helper.from_array(weight, f"{name}_w")
+        bodies[name] = onnx.helper.make_graph([node], name, [], [made], [constant])
+    value = onnx.helper.make_tensor_value_info
+    choice = onnx.helper.make_node(
+        "If", ["which"], ["y"], then_branch=bodies["a"], else_branch=bodies["b"]
+    )
+    graph = onnx.helper.make_graph(
+        [choice],
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, ["n", 32]), value("which", onnx.TensorProto.BOOL, [])],
+        [value("y", onnx.TensorProto.FLOAT, ["n", 32])],
+    )
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    before = model.SerializeToString()
+    monkeypatch.setattr(files, "_LARGEST", 100)
+    files.save(model, tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx").stat().st_size < 32 * 32 * 4
+    assert (tmp_path / "m.onnx.data").stat().st_size >= 2 * 32 * 32 * 4
+    assert files.load(tmp_path / "m.onnx").graph.node[0].attribute[0].g.initializer[0].raw_data
+    assert model.ByteSize() >= len(before)  # its weights are still there
