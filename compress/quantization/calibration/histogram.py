@@ -57,12 +57,13 @@ class Histogram:
         """(2 · bins + 1,), ascending."""
         return np.arange(-self.bins, self.bins + 1, dtype=np.float64) * np.float64(self.width)
 
-    def add(self, values: Array, magnitude: float | None = None) -> None:
+    def add(self, values: Array, magnitude: float | None = None, times: int = 1) -> None:
         """Count values.
 
         Args:
             values: (n,), finite floating-point numbers.
-            magnitude: the largest, where it is known already.
+            magnitude: the largest, where it is known already, also of others than these.
+            times: how often each counts, where it stands for others.
         """
         if not values.size:
             return
@@ -81,7 +82,8 @@ class Histogram:
             np.floor(places, out=places)
             found[:] = places  # numpy converts to 32 bits, and those to 64, faster than to 64
             found += self.bins
-            self.counts += np.bincount(found, minlength=len(self.counts))
+            seen = np.bincount(found, minlength=len(self.counts))
+            self.counts += seen if times == 1 else seen * times
 
     def grow(self, magnitude: float) -> None:
         """Make room for values of this magnitude."""

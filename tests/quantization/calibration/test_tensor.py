@@ -114,3 +114,39 @@ def test_rows_that_only_fill_a_run_up_are_not_counted():
     part = Counter(4).see(values, rows=2, filled=3)
     assert (part.count, part.low, part.high) == (4, 1, 4)
     assert Counter(4).see(values.T, rows=2, filled=3).count == 6  # which are they?
+
+
+def test_of_a_large_sample_some_values_stand_for_the_others():
+    values = RANDOM.standard_normal((2, 7, 16, 224, 224), dtype=np.float32)
+    values[1, 3, 5, 100, 101] = 50.0
+    counter = Counter(2048)
+    part = counter.see(values)
+    assert (part.count, part.low, part.high) == (values.size, values.min(), 50.0)
+    whole = Histogram(2048)
+    whole.add(values.reshape(-1))
+    found = counter.histogram
+    assert found.counts.sum() == pytest.approx(values.size, rel=0.001)
+    assert np.gcd.reduce(found.counts) > 40
+    apart = abs(found.counts.cumsum() - whole.counts.cumsum()).max()
+    assert apart < 0.005 * values.size
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_every_channel_row_and_column_is_met_as_often(axis: int):
+    shape = (1, 14, 112, 210)
+    values = np.moveaxis(np.empty(shape, np.float32), axis, -1)
+    values[...] = np.arange(shape[axis])
+    counter = Counter(256)
+    counter.see(np.moveaxis(values, -1, axis))
+    counts = counter.histogram.counts[256:]
+    met = counts.reshape(-1, 256 // int(counter.histogram.limit)).sum(axis=1)[: shape[axis]]
+    assert met.min() > 0.99 * met.max()
+
+
+def test_samples_are_counted_alike_together_and_apart():
+    values = RANDOM.standard_normal((3, 64, 64, 64), dtype=np.float32)
+    together, apart = Counter(2048), Counter(2048)
+    together.see(values)
+    for value in values:
+        apart.see(value[None])
+    assert (together.histogram.counts == apart.histogram.counts).all()
