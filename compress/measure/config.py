@@ -47,7 +47,8 @@ class BenchConfig(BaseModel):
         affinity: numbers of the CPUs that workers are pinned to; None leaves them where they are.
         timeout: seconds without a sign of life until a worker counts as hung.
         limit_s: seconds that all of it may take, about; None for no limit. Slow models are timed in
-            fewer rounds, but two, and then by fewer processes, but three; the report says so.
+            fewer rounds, but one, and then by fewer processes, but six, and not at thread counts
+            that lost in the first; the report says so.
         profile: whether the runtime's profiler tells where the time goes by operator, at the first
             batch size and thread count; on the CPU only.
     """

@@ -25,8 +25,8 @@ Batches = Callable[[int], tuple[npt.NDArray[Any], ...]]
 #: Name of an arm to what it loads; a path alone is an ONNX file on onnxruntime.
 Arms = Mapping[str, Path | Target]
 
-#: Processes that slow models are timed by, where the time allows no more.
-_FEWEST = 3
+#: Processes that slow models are timed by, where the time allows no more: fewer prove nothing.
+_FEWEST = 6
 
 
 def measure(
@@ -45,7 +45,8 @@ def measure(
 ) -> Measured:
     """Time all arms, interleaved, in `config.workers` processes one after the other.
 
-    Where `config.limit_s` does not allow as many rounds and processes, there are fewer.
+    Where `config.limit_s` does not allow as many rounds and processes, there are fewer, and thread
+    counts at which an arm lost to itself in the first process are left out.
 
     Args:
         arms: name to what is loaded.
@@ -96,6 +97,9 @@ def measure(
             if not worker:  # the others do as many rounds
                 job |= {"rounds": answer["rounds"], "limit_s": None}
                 wanted = _affordable(config, time.monotonic() - began)
+                if wanted < config.workers:
+                    slow = [*left_out, *found.slow_threads()]
+                    job["left_out"] = [list(cell) for cell in slow]
             progress(label, worker + 1, wanted)
     return found.measured([arm["name"] for arm in named], failed, interrupted=interrupted)
 
@@ -178,7 +182,7 @@ class _Found:
         entries: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in self._cells(names)}
         for _, answer in self.answers:
             for entry in answer["cells"]:
-                if entry["arm"] not in failed:
+                if _cell(entry) in entries:
                     entries[_cell(entry)].append(entry)
         places = {cell: place for place, cell in enumerate(entries)}
         blocks = {
@@ -197,10 +201,16 @@ class _Found:
             interrupted,
         )
 
+    def slow_threads(self) -> list[Cell]:
+        """Of what is known so far, see `Measured.slow_threads`."""
+        _, answer = self.answers[0]
+        names = [entry["arm"] for entry in answer["cells"]]
+        return self.measured(names, {}, interrupted=False).slow_threads()
+
     def _cells(self, names: list[str]) -> list[Cell]:
-        """The coin shuffled what the workers answer."""
-        first = self.answers[0][1]["cells"]
-        cells = {_cell(entry) for entry in first if entry["arm"] in names}
+        """Those that all workers timed; the coin shuffled what they answer."""
+        last = self.answers[-1][1]["cells"]
+        cells = {_cell(entry) for entry in last if entry["arm"] in names}
         return sorted(
             cells,
             key=lambda cell: (names.index(cell.arm), cell.batch, cell.length or 0, cell.threads),

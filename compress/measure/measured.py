@@ -29,6 +29,8 @@ from compress.stats import Interval, quantile_interval, ratio_interval
 CONTROL = measure_schema.CONTROL
 #: Blocks from which a 90th percentile can be told.
 _LEAST_FOR_P90 = 29
+#: Two thread counts of an arm differ by nothing, or by nearly two times.
+_SLOW = 1.5
 #: Percentiles of single calls.
 _PERCENTILES = (50, 90, 95, 99)
 
@@ -133,6 +135,15 @@ class Measured:
         wanted = (arm, batch, length)
         cells = [cell for cell in self.blocks if (cell.arm, cell.batch, cell.length) == wanted]
         return min(cells, key=lambda cell: _median(self.blocks[cell]))
+
+    def slow_threads(self) -> list[Cell]:
+        """Thread counts at which an arm has lost to itself; of a slow model they take most time."""
+        medians = {cell: _median(blocks) for cell, blocks in self.blocks.items()}
+        return [
+            cell
+            for cell, median in medians.items()
+            if median > _SLOW * medians[self.best(cell.arm, cell.batch, cell.length)]
+        ]
 
     def latency(self, arm: str) -> list[Latency]:
         """Figures of one arm for the report."""

@@ -111,14 +111,14 @@ def _time_size(
     """Every cell of one size of call, loaded and timed in the order that was drawn.
 
     Args:
-        rounds, until: how many, and the moment from which two are enough.
+        rounds, until: how many, and the moment from which one is enough, or any number of pairs.
     """
     loaded = [_Cell(place, threads, size, job, trace) for place, threads in drawn]
     _warm(loaded, WarmUp(job["warm_up_s"], job["warm_up_calls"], job["warm_up_cap_s"]), trace)
     gc.freeze()
     gc.disable()
     for number in range(rounds):
-        if number and number % _PAIR == 0 and time.monotonic() > until:
+        if (number == 1 or (number and number % _PAIR == 0)) and time.monotonic() > until:
             break
         # Forward, backward, backward, forward: each arm meets every neighbour equally often.
         for cell in loaded if number % 4 in (0, 3) else loaded[::-1]:

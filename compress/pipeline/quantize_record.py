@@ -13,12 +13,14 @@ from compress.measure.config import BenchConfig
 from compress.measure.judge import Judge, TaskJudge
 from compress.measure.latency import Measured, measure, measure_memory
 from compress.measure.machine import machine, versions
+from compress.measure.memory import available
 from compress.onnx_files import size_bytes
 from compress.pipeline.benchmark import measurement
 from compress.pipeline.compare import Scores, compare
 from compress.pipeline.decide import judge as judge_budget
 from compress.pipeline.origin import origin
 from compress.pipeline.runtimes import arm_facts
+from compress.pipeline.timing import that_fits
 from compress.progress import Progress
 from compress.quantization import best
 from compress.quantization.account import account_of_nodes
@@ -166,16 +168,18 @@ class QuantizeRecord:
     ) -> Report:
         """The model that came in and the one that was chosen, side by side."""
         before, after = next(iter(targets)), list(targets)[-1]
+        memory = measure_memory(targets, self.bench, inputs=self.judge.batch, device=self.device)
+        free = available() if self.device == "cpu" else None
+        bench, note = that_fits(self.bench, memory, free)
         measured = measure(
             targets,
-            self.bench,
+            bench,
             inputs=self.judge.batch,
             device=self.device,
             seed=self.seed,
             progress=progress,
             label="benchmark",
         )
-        memory = measure_memory(targets, self.bench, inputs=self.judge.batch, device=self.device)
         arms = [
             self._arm(name, target, qualities[name], measured, memory[name])
             for name, target in targets.items()
@@ -196,8 +200,8 @@ class QuantizeRecord:
                 )
             ],
             candidates=self.choice.account,
-            measurement=measurement(self.bench, measured, self.device),
-            notes=self.notes,
+            measurement=measurement(bench, measured, self.device),
+            notes=[*self.notes, *filter(None, [note])],
             raw=measured.raw(),
         )
         samples = {name: found["test"] for name, found in scores.items()}

@@ -64,6 +64,43 @@ def time_arms(
     return Taken(measured, memory, failed | measured.failed)
 
 
+def that_fits(
+    config: BenchConfig, memory: Mapping[str, int | None], free: int | None
+) -> tuple[BenchConfig, str]:
+    """A benchmark whose processes do not need more memory than there is.
+
+    Where all arms do not fit beside each other the control is left out, and where that is not
+    enough all thread counts but the largest.
+
+    Args:
+        memory: arm to the bytes it adds on one thread count, the first one first.
+        free: bytes; None where that cannot be told.
+
+    Returns:
+        The settings, and what they leave out as a sentence.
+    """
+    first, *others = (taken or 0 for taken in memory.values())
+
+    def needed(of: BenchConfig) -> int:
+        return len(of.threads) * (first * (1 + of.control) + sum(others))
+
+    fitting, left_out = config, []
+    for what, less in (
+        ("the first model a second time", {"control": False}),
+        ("all thread counts but the largest", {"threads": (max(config.threads),)}),
+    ):
+        smaller = fitting.model_copy(update=less)
+        if free is not None and free < needed(fitting) > needed(smaller):
+            fitting = smaller
+            left_out.append(what)
+    if free is None or not left_out:
+        return config, ""
+    return fitting, (
+        f"The benchmark leaves out {' and '.join(left_out)}: all beside each other would take "
+        f"{needed(config) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free."
+    )
+
+
 Key = TypeVar("Key")
 Said = TypeVar("Said")
 

@@ -13,8 +13,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from compress.measure.config import BenchConfig
 from compress.measure.judge import Judge
 from compress.measure.latency import Cell, Measured, footprints, measure
@@ -33,8 +31,6 @@ _LAST_SECONDS = 150.0
 _NEAR = 1.3
 #: The same of two processes.
 _CLOSE = 1.1
-#: The same of an arm's thread counts: two of them differ by nothing, or by nearly two times.
-_SLOW = 1.5
 #: Of the memory that is available, what one process may take: a candidate may need more than the
 #: model that came in.
 _SHARE = 0.5
@@ -117,7 +113,7 @@ def time_candidates(
     names = look.affordable(names, glance)
     if set(names) <= {baseline}:
         return Timed(_ratios(found, baseline), (glance,), look.failed)
-    look.left_out = _slow_threads(glance)
+    look.left_out = [cell for group in glance for cell in group.slow_threads()]
     for label in ("best candidates", "closest candidates"):
         start = time.monotonic()
         more = look.at(names, label, workers=workers, rounds=_ROUNDS)
@@ -232,16 +228,3 @@ def _near(look: _Look, baseline: str, allowed: Collection[str], within: float) -
         most = within * min(ratios.values())
         found |= {name for name in of if ratios[name] <= most}
     return [name for name in of if name in found]
-
-
-def _slow_threads(look: _Look) -> list[Cell]:
-    """Thread counts at which an arm has lost to itself; of a slow model they take the most time."""
-    found = list[Cell]()
-    for group in look:
-        medians = {cell: float(np.median(blocks)) for cell, blocks in group.blocks.items()}
-        found += [
-            cell
-            for cell, median in medians.items()
-            if median > _SLOW * medians[group.best(cell.arm, cell.batch, cell.length)]
-        ]
-    return list(dict.fromkeys(found))

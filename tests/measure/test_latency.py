@@ -389,8 +389,8 @@ def test_the_order_of_blocks_turns_round(order: Callable[[int, int], list[str]],
     assert len({sum(where) for where in places.values()}) == 1
 
 
-@pytest.mark.parametrize(("limit_s", "rounds"), [(None, 8), (1000, 8), (15, 4), (0.5, 2)])
-def test_where_the_time_is_up_rounds_end_behind_a_pair_of_them(
+@pytest.mark.parametrize(("limit_s", "rounds"), [(None, 8), (1000, 8), (25, 4), (15, 2), (0.5, 1)])
+def test_where_the_time_is_up_rounds_end_behind_the_first_or_a_pair_of_them(
     order: Callable[..., list[str]],
     monkeypatch: pytest.MonkeyPatch,
     limit_s: float | None,
@@ -403,7 +403,7 @@ def test_where_the_time_is_up_rounds_end_behind_a_pair_of_them(
 
 @pytest.mark.parametrize(
     ("limit_s", "takes", "workers"),
-    [(None, 100, 8), (300, 10, 8), (300, 60, 5), (300, 500, 3)],
+    [(None, 100, 8), (300, 10, 8), (300, 40, 7), (300, 500, 6)],
 )
 def test_slow_models_are_timed_by_fewer_processes_and_each_does_as_many_rounds(
     model: Path, monkeypatch: pytest.MonkeyPatch, limit_s: float | None, takes: float, workers: int
@@ -424,6 +424,33 @@ def test_slow_models_are_timed_by_fewer_processes_and_each_does_as_many_rounds(
     assert jobs[0]["limit_s"] == (None if limit_s is None else limit_s / 8)
     assert [job["rounds"] for job in jobs] == [[6, 6]] + [[2]] * (workers - 1)
     assert not any(job["limit_s"] for job in jobs[1:])
+
+
+def test_of_slow_models_threads_that_lost_are_timed_once_and_left_out(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    jobs, now = [], [0.0]
+    took = {("a", 1): 9, ("a", 2): 5, ("b", 1): 7, ("b", 2): 5}
+
+    def run(job: dict, *_: object) -> dict:
+        jobs.append(dict(job))
+        now[0] += 100.0
+        left_out = {tuple(cell) for cell in job["left_out"]}
+        found = answer(job)
+        found["cells"] = [
+            {**found["cells"][0], "arm": arm, "threads": threads, "blocks_ns": [took[arm, threads]]}
+            for arm, threads in took
+            if (arm, 1, threads, None) not in left_out
+        ]
+        return found
+
+    monkeypatch.setattr(latency, "run_worker", run)
+    monkeypatch.setattr(latency.time, "monotonic", lambda: now[0])
+    config = SMALL.model_copy(update={"threads": (1, 2), "workers": 8, "limit_s": 300})
+    measured = measure({"a": model, "b": model}, config)
+    assert [cell[:3] for cell in measured.blocks] == [("a", 1, 2), ("b", 1, 1), ("b", 1, 2)]
+    assert [blocks.shape for blocks in measured.blocks.values()] == [(6, 1)] * 3
+    assert jobs[0]["left_out"] == []
 
 
 def test_an_interrupt_is_told_apart_from_a_limit(model: Path, monkeypatch: pytest.MonkeyPatch):

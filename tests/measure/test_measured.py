@@ -96,6 +96,12 @@ def test_joined_workers_keep_their_own_order():
     np.testing.assert_array_equal(both.blocks[Cell("b", 8, 2)][2:], second.blocks[Cell("b", 8, 2)])
 
 
+def test_thread_counts_at_which_an_arm_has_lost_to_itself():
+    cells = {Cell("a", 1, 1): 1.0, Cell("a", 1, 2): 1.6, Cell("a", 3, 1): 2.0, Cell("a", 3, 2): 1.4}
+    found = Measured({cell: np.full((1, 2), time) for cell, time in cells.items()}, {})
+    assert found.slow_threads() == [Cell("a", 1, 2)]
+
+
 def test_percentiles_need_their_number_of_calls():
     random = np.random.default_rng(0)
     calls = tuple(random.permutation(299) * 1_000_000 + 1_000_000)

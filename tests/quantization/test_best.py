@@ -18,7 +18,7 @@ from compress.export.graph import operators
 from compress.measure.config import BenchConfig
 from compress.measure.judge import TaskJudge
 from compress.measure.latency import Footprint
-from compress.measure.measured import Beside, Cell, Measured
+from compress.measure.measured import Beside, Measured
 from compress.quantization import best, candidates, losses, timing
 from compress.quantization.building import Built, build
 from compress.quantization.config import QuantizeConfig
@@ -238,12 +238,6 @@ def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
         batch=(1, 3), rounds=2, control=False, warm_up_cap_s=0.1, workers=1, limit_s=150
     )
     assert stage.configs == [look, look.model_copy(update={"workers": 2, "rounds": 6})]
-
-
-def test_thread_counts_at_which_an_arm_has_lost_are_not_timed_on():
-    cells = {Cell("a", 1, 1): 1.0, Cell("a", 1, 2): 1.6, Cell("a", 3, 1): 2.0, Cell("a", 3, 2): 1.4}
-    glance = Measured({cell: np.full((1, 2), time) for cell, time in cells.items()}, {})
-    assert timing._slow_threads([glance, glance]) == [Cell("a", 1, 2)]
 
 
 def test_what_is_over_the_budget_is_not_timed_on_further_runtimes(stage: Stage):
