@@ -11,9 +11,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from benchmarks.peers.inputs import Rows
+from benchmarks.peers.photos import average_precision
 from benchmarks.peers.subject import Subject, load_subject
 
 Array = npt.NDArray[Any]
+DETECTIONS = "AP50 of fp32's detections"
 #: One array for each input, by its name, to all outputs.
 Run = Callable[[Rows], list[Array]]
 #: Answers and truth of many rows to one number.
@@ -118,4 +120,5 @@ QUALITIES: dict[str, tuple[Quality, bool]] = {
     "decision as fp32's": (decision, True),
     "cosine with fp32": (cosine, True),
     "bits per character": (bits, False),
+    DETECTIONS: (average_precision, True),
 }

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from benchmarks.peers import inputs
+from benchmarks.peers import inputs, photos
 from benchmarks.peers.inputs import SPLITS, Rows
-from benchmarks.peers.judge import answers, opened
+from benchmarks.peers.judge import DETECTIONS, answers, opened
 from benchmarks.peers.packages import member
 from benchmarks.peers.subject import Subject
 
@@ -208,6 +208,19 @@ THIRD_PARTY = {
             ),
             from_wheel(_OCR[0], f"{_OCR[1]}/ch_PP-OCRv4_rec_infer.onnx"),
             inputs.text_lines,
+            counts=(64, 128, 256),
+        ),
+        Recipe(
+            Subject(
+                "yolov8n",
+                "YOLOv8n in nudenet, a detector",
+                "crops of photos in scikit-image and matplotlib",
+                DETECTIONS,
+                chunk=8,
+                batches=(1, 8),
+            ),
+            from_wheel("nudenet==3.4.2", "nudenet/320n.onnx"),
+            photos.crops,
             counts=(64, 128, 256),
         ),
         Recipe(
