@@ -19,6 +19,7 @@ from compress.quantization.rewriting import activations, constants, loops
 from compress.quantization.rewriting.affine import merge_affine
 from compress.quantization.rewriting.agreement import TOLERANCE, Disagreement, Reference, reference
 from compress.quantization.rewriting.branches import inline_known_branches
+from compress.quantization.rewriting.einsums import multiply_einsums
 from compress.quantization.rewriting.embeddings import compute_on_tables
 from compress.quantization.rewriting.files import load, save
 from compress.quantization.rewriting.folding import DOUBTFUL, fold, infer_shapes
@@ -61,6 +62,7 @@ def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
         "nodes named": (constants.name_nodes,),
         "shapes inferred": _INFERRING,
         "casts to what a value is": (in_bodies(constants.drop_passing),),
+        "Einsum to products": (in_bodies(multiply_einsums),),
         "scales and shifts merged into weights": (in_bodies(merge_affine),),
         "biases of one row to lists": (in_bodies(constants.flatten_biases),),
         "one-hot products to Gather": (in_bodies(fuse_one_hot),),
