@@ -31,7 +31,7 @@ _WEIGHTS = {
     "Gather": (0,),
 }
 #: Smaller weights would not pay for the two nodes and the scales.
-_LEAST_VALUES = 256
+LEAST_VALUES = 256
 #: Smaller tables would not pay for the three nodes that run in every call.
 LEAST_TABLE = 4096
 #: In a narrower table a scale for each row would take as much room as the row.
@@ -87,7 +87,7 @@ def quantize_tables(file: Path) -> int:
 def _axes(edit: Edit, name: str) -> tuple[int, ...] | None:
     """The axes of the channels with a scale each; None for what is no large weight in every use."""
     weight, found = edit.weight(name), set()
-    if weight is None or weight.size < _LEAST_VALUES:
+    if weight is None or weight.size < LEAST_VALUES:
         return None
     for node in edit.users(name):
         places = [place for place, used in enumerate(node.input) if used == name]
