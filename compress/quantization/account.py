@@ -8,6 +8,7 @@ from typing import Any
 from onnx import ModelProto
 
 from compress.export.graph import RECURRENT, Computing, computing_nodes
+from compress.quantization.by_step import LEAST_UNITS
 from compress.quantization.integer_product import LEAST_PRODUCT
 from compress.quantization.weight_only import LEAST_TABLE, LEAST_VALUES
 
@@ -45,7 +46,11 @@ def _why(entry: Computing, precisions: set[str], *, dynamic: bool) -> str:
     kind, precision, weights = entry.kind, entry.precision, entry.weights
     size, axes = (math.prod(weights[0]), len(weights[0])) if weights else (0, 0)
     product = kind in ("MatMul", "Gemm")
-    stored = any(precision.endswith("weights") for precision in precisions)
+    recurrent = kind in RECURRENT and kind != "LSTM"
+    narrow = recurrent and len(weights) > 1 and weights[1][-1] < LEAST_UNITS
+    # What is only stored as integers has another bound than what is computed in them.
+    stored = "fp32, int8 weights" in precisions
+    stored = stored and not any(entry.startswith("int8") for entry in precisions)
     reasons = [
         (kind == "Attention", "both sides of its products are computed, by an operator of fp32"),
         (
@@ -62,19 +67,20 @@ def _why(entry: Computing, precisions: set[str], *, dynamic: bool) -> str:
             kind == "Gather" and bool(precisions - {"fp32"}),
             "its table is read along its columns, or by another node as well",
         ),
+        (narrow, f"onnxruntime has no int8 {kind}, and under {LEAST_UNITS} units none gains"),
         (
-            kind in RECURRENT and kind != "LSTM",
+            recurrent,
             f"onnxruntime has no int8 {kind}; step by step it was slower or lost too much",
         ),
         (not weights, "both sides are computed: there are no weights to quantize"),
         (kind == "Einsum", "onnxruntime has no int8 Einsum, and this one is no product of two"),
         (
-            product and size < LEAST_PRODUCT,
-            f"fewer than {LEAST_PRODUCT:,} weights do not pay for the conversion",
-        ),
-        (
             stored and size < LEAST_VALUES,
             f"fewer than {LEAST_VALUES} weights do not pay for their scales",
+        ),
+        (
+            product and size < LEAST_PRODUCT,
+            f"fewer than {LEAST_PRODUCT:,} weights do not pay for the conversion",
         ),
         (
             product and dynamic and axes != 2,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from compress.errors import CompressError
 from compress.measure.machine import machine
+from compress.quantization.by_step import is_wide
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.fp16 import convert_fp16
 from compress.quantization.fusion import fuse
@@ -102,7 +103,8 @@ class Candidates:
     def _makers_by_operator(self) -> dict[str, Maker]:
         prepared, found = self._prepared, dict[str, Maker]()
         kinds = [node.op_type for node in prepared.everywhere]
-        recurrent = bool({"LSTM", *_STEPPED} & set(kinds))
+        stepped = any(node.op_type in _STEPPED and is_wide(node) for node in prepared.everywhere)
+        recurrent = "LSTM" in kinds or stepped
         if prepared.convolutions and (recurrent or prepared.many_products):
             found["static convolutions, the rest dynamic"] = self._both
         if fused := self._fuse():
@@ -124,7 +126,7 @@ class Candidates:
             found["dynamic, first LSTM fp32"] = partial(
                 quantize_dynamic_int8, prepared.file, keep_fp32=(first,)
             )
-        if _STEPPED & set(kinds):
+        if stepped:
             found["dynamic, step by step"] = partial(
                 quantize_dynamic_int8, prepared.file, by_step=True
             )

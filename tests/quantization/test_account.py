@@ -45,7 +45,7 @@ def test_each_technique_says_why_a_node_is_not_int8(files: dict[str, Path], trai
     assert weights["Conv", "fp32, int8 weights"] == (
         "weights are stored as integers and computed in fp32"
     )
-    assert weights["Gemm", "fp32"] == ("fewer than 8,192 weights do not pay for the conversion")
+    assert weights["Gemm", "fp32"] == "fewer than 256 weights do not pay for their scales"
     assert told(trained_onnx)["Conv", "fp32"] == (
         "left in fp32 by the choice: in int8 it was slower or lost too much"
     )
@@ -123,6 +123,31 @@ def test_an_embedding_that_another_node_reads_says_so(tmp_path: Path):
     assert by_name(tmp_path / "dynamic.onnx")["embedding"] == (
         "its table is read along its columns, or by another node as well"
     )
+
+
+@pytest.mark.parametrize(
+    ("units", "why"),
+    [
+        (32, "onnxruntime has no int8 GRU, and under 64 units none gains"),
+        (64, "onnxruntime has no int8 GRU; step by step it was slower or lost too much"),
+    ],
+)
+def test_a_narrow_recurrent_layer_is_not_said_to_have_been_tried(
+    tmp_path: Path, units: int, why: str
+):
+    constants = {
+        "w": np.ones((1, 3 * units, 128), np.float32),
+        "r": np.ones((1, 3 * units, units), np.float32),
+        "v": np.ones((128, 128), np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["m"], "m"),
+        helper.make_node("GRU", ["m", "w", "r"], ["y"], "gru", hidden_size=units),
+    ]
+    shapes = [value("x", ["t", "n", 128])], [value("y", ["t", 1, "n", units])]
+    source = save(tmp_path / "m.onnx", nodes, *shapes, constants)
+    quantize_dynamic_int8(source, tmp_path / "dynamic.onnx")
+    assert by_name(tmp_path / "dynamic.onnx")["gru"] == why
 
 
 def test_few_weights_beside_those_that_are_stored_as_integers(tmp_path: Path):
