@@ -36,6 +36,7 @@ SLOWER = "static, slower layers fp32"
 #: Behind the name of what OpenVINO is faster with, and onnxruntime computes in fp32.
 FP32_SUMS = ", fp32 sums"
 _NOT_SLOWER = "no layer is slower in int8 than in fp32"
+_ALL_SLOWER = "every layer is slower in int8 than in fp32"
 _STEPPED = {"GRU", "RNN"}
 
 
@@ -161,6 +162,8 @@ class Candidates:
         )
         if not prepared.slower:
             raise CompressError(_NOT_SLOWER)
+        if prepared.slower.issuperset(names):
+            raise CompressError(_ALL_SLOWER)
         prepared.static(path, prepared.slower, kinds=kinds)
 
     def _faster_layers_with_fp32_sums(self, path: Path) -> None:
