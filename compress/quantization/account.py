@@ -73,6 +73,7 @@ def _why(entry: Computing, precisions: set[str], *, dynamic: bool) -> str:
             f"onnxruntime has no int8 {kind}; step by step it was slower or lost too much",
         ),
         (not weights, "both sides are computed: there are no weights to quantize"),
+        (kind == "ConvTranspose", "onnxruntime has no int8 ConvTranspose"),
         (kind == "Einsum", "onnxruntime has no int8 Einsum, and this one is no product of two"),
         (
             stored and size < LEAST_VALUES,

@@ -9,6 +9,7 @@ The table of an embedding stays int8 in memory, too: only the rows that a call r
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -48,19 +49,42 @@ def quantize_weights(source: Path, target: Path) -> int:
     stored: dict[str, str] = {}  # by name, what the users of a weight read instead
 
     def convert(edit: Edit, node: NodeProto) -> bool:
-        names = [node.input[place] for place in _WEIGHTS[node.op_type]]
-        axes = {name: found for name in names if (found := _axes(edit, name)) is not None}
-        if node.op_type == "Gather" and axes:
-            stored.setdefault(names[0], "")
-            add_rows(edit, node)
-        elif axes:
-            for name, channels in axes.items():
-                stored[name] = stored.get(name) or _add_whole(edit, name, channels)
-            edit.add_changed(node, stored)
-        return bool(axes)
+        return _store_weights(edit, node, stored)
 
     rewrite(model, dict.fromkeys(_WEIGHTS, convert))
     save(model, target)
+    return len(stored)
+
+
+def _store_weights(edit: Edit, node: NodeProto, stored: dict[str, str]) -> bool:
+    names = [node.input[place] for place in _WEIGHTS[node.op_type]]
+    axes = {name: found for name in names if (found := _axes(edit, name)) is not None}
+    if node.op_type == "Gather" and axes:
+        stored.setdefault(names[0], "")
+        add_rows(edit, node)
+    elif axes:
+        for name, channels in axes.items():
+            stored[name] = stored.get(name) or _add_whole(edit, name, channels)
+        edit.add_changed(node, stored)
+    return bool(axes)
+
+
+def quantize_transposed(file: Path, keep_fp32: Collection[str] = ()) -> int:
+    """Store the weights of transposed convolutions as int8, in place.
+
+    Args:
+        keep_fp32: names of nodes to leave as they are.
+
+    Returns:
+        How many weights were quantized.
+    """
+    model, stored = onnx.load(file), dict[str, str]()
+
+    def convert(edit: Edit, node: NodeProto) -> bool:
+        return node.name not in keep_fp32 and _store_weights(edit, node, stored)
+
+    if rewrite(model, {"ConvTranspose": convert}):
+        save(model, file)
     return len(stored)
 
 
