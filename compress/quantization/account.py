@@ -60,8 +60,8 @@ def _why(entry: Computing, precisions: set[str], *, dynamic: bool) -> str:
         (precision.endswith("weights"), "weights are stored as integers and computed in fp32"),
         (precision != "fp32", f"computed in {precision}"),
         (
-            kind == "GatherND" or (kind == "Gather" and axes != 2),
-            "it reads parts of a table that is no matrix of rows, which stays as it is",
+            kind == "GatherND" or (kind == "Gather" and axes < 2),
+            "it reads what is no row of a table, which stays as it is",
         ),
         (
             kind == "Gather" and bool(precisions - {"fp32"}),

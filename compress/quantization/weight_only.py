@@ -135,7 +135,12 @@ def _channels(node: NodeProto, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _table_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Rows, or columns where a row is so short that its scale would be as large."""
+    """Rows, or columns where a row is so short that its scale would be as large.
+
+    Of matrices, such as those of experts, the columns of each where these are long enough.
+    """
+    if len(shape) > 2:
+        return (0, len(shape) - 1) if shape[-2] >= _LEAST_WIDTH else (0,)
     return (0,) if shape[1] >= _LEAST_WIDTH else (1,)
 
 
@@ -147,10 +152,10 @@ def _add_whole(edit: Edit, name: str, axes: tuple[int, ...]) -> str:
 
 
 def is_table(edit: Edit, node: NodeProto) -> bool:
-    """Whether a Gather reads rows of an embedding that is large enough to be int8."""
+    """Whether a Gather reads rows of an embedding, or matrices, that is large enough for int8."""
     table = edit.weight(node.input[0])
     rows = attributes(node).get("axis", 0) == 0
-    return table is not None and table.ndim == 2 and table.size >= LEAST_TABLE and rows
+    return table is not None and table.ndim >= 2 and table.size >= LEAST_TABLE and rows
 
 
 def add_rows(edit: Edit, node: NodeProto) -> None:
@@ -160,7 +165,7 @@ def add_rows(edit: Edit, node: NodeProto) -> None:
     axes = _table_channels(table.shape)
     stored, scale = store(edit, node.input[0], axes)
     rows = edit.add("Cast", [edit.add("Gather", [stored, node.input[1]])], to=TensorProto.FLOAT)
-    if axes == (0,):
+    if 0 in axes:
         scale = edit.add("Gather", [scale, node.input[1]])
     edit.add("Mul", [rows, scale], node.output[0])
 

@@ -106,7 +106,7 @@ def test_weights_that_no_int8_operator_takes_are_told_with_the_reason(tmp_path: 
         "right": "",
         "left": "dynamic int8 has no product with weights on the left",
         "scaled": "onnxruntime has no int8 Einsum, and this one is no product of two",
-        "experts": "it reads parts of a table that is no matrix of rows, which stays as it is",
+        "experts": "it reads what is no row of a table, which stays as it is",
     }
 
 

@@ -29,6 +29,7 @@ from compress.quantization.rewriting.normalizations import fuse_layer_normalizat
 from compress.quantization.rewriting.one_hot import fuse_one_hot
 from compress.quantization.rewriting.opset import OPSETS, raise_opset
 from compress.quantization.rewriting.restoring import restore_weights
+from compress.quantization.rewriting.rows import gather_rows
 from compress.quantization.rewriting.tidy import tidy
 from compress.quantization.rewriting.vocabularies import fold_vocabularies
 from compress.quantization.rewriting.widening import widen
@@ -66,6 +67,7 @@ def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
         "scales and shifts merged into weights": (in_bodies(merge_affine),),
         "biases of one row to lists": (in_bodies(constants.flatten_biases),),
         "one-hot products to Gather": (in_bodies(fuse_one_hot),),
+        "GatherND of rows to Gather": (in_bodies(gather_rows),),
         "LayerNormalization": (in_bodies(fuse_layer_normalization),),
         "GELU": (in_bodies(activations.fuse_gelu),),
         "HardSwish": (in_bodies(activations.fuse_hard_swish),),
