@@ -99,7 +99,7 @@ def computing_nodes(model: ModelProto, *, tables: bool = False) -> list[Computin
     """Every computing node in the graph's order, those in bodies where these stand.
 
     Args:
-        tables: also what reads parts of a constant that is no integers; it moves values.
+        tables: also what reads parts of a constant in fp32; it computes nothing.
     """
     every = _computing(model.graph, _Scope({}, {}, {}), "", float_types(model))
     return [entry for entry in every if tables or not _is_fp32_table(entry)]
@@ -185,7 +185,7 @@ def _table(node: NodeProto, scope: _Scope) -> tuple[str, str]:
     stored = scope.types.get(node.input[0])
     if stored in _INTEGERS:
         return ("Gather", "fp32, int8 weights") if node.op_type == "Gather" else ("", "")
-    return (node.op_type, FLOATS[stored]) if stored in FLOATS else ("", "")
+    return (node.op_type, "fp32") if stored == TensorProto.FLOAT else ("", "")
 
 
 def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, int]) -> str:

@@ -162,3 +162,16 @@ def test_few_weights_beside_those_that_are_stored_as_integers(tmp_path: Path):
         "large": "weights are stored as integers and computed in fp32",
         "small": "fewer than 256 weights do not pay for their scales",
     }
+
+
+def test_a_table_in_fp16_makes_no_model_one_in_fp16(tmp_path: Path):
+    constants = {"table": np.ones((64, 128), np.float16), "w": np.ones((8, 8), np.float32)}
+    nodes = [
+        helper.make_node("Gather", ["table", "i"], ["e"], "embedding"),
+        helper.make_node("MatMul", ["x", "w"], ["y"], "m"),
+    ]
+    inputs = [value("i", ["n"], onnx.TensorProto.INT64), value("x", ["n", 8])]
+    outputs = [value("y", ["n", 8]), value("e", ["n", 128], onnx.TensorProto.FLOAT16)]
+    assert by_name(save(tmp_path / "m.onnx", nodes, inputs, outputs, constants)) == {
+        "m": "fewer than 8,192 weights do not pay for the conversion"
+    }
