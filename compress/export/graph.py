@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ RECURRENT = {"LSTM", "GRU", "RNN"}
 #: Operators that do the work; the rest moves, scales or bends values.
 COMPUTING = {"Conv", "ConvTranspose", "Gemm", "MatMul"} | RECURRENT
 #: All that `operators` may count: attention stays in fp32, and an embedding is stored in integers.
-OPERATOR_TYPES = COMPUTING | {"Attention", "Gather"}
+OPERATOR_TYPES = COMPUTING | {"Attention", "Einsum", "Gather"}
 _INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
 _DYNAMIC = {
     "ConvInteger": "Conv",
@@ -32,7 +31,11 @@ _DYNAMIC = {
 }
 #: In blocks of 4 bits; the activations become int8 in each call.
 _BLOCKS = {"MatMulNBits": "MatMul", "GatherBlockQuantized": "Gather"}
-#: What makes fp32 of integers keeps their number.
+#: What reads parts of a table.
+_READING = ("Gather", "GatherND")
+#: The inputs that can be weights; the second and third where left out.
+_WEIGHTS = {"MatMul": (0, 1), "Einsum": (0, 1), "Gather": (0,), "GatherND": (0,)}
+#: What makes fp32 of integers keeps their shape.
 _RESTORING = ("DequantizeLinear", "Cast", "Mul")
 
 
@@ -80,19 +83,30 @@ class Computing:
         kind: the operator that it stands for.
         precision: see `operators`.
         path: of the bodies that it stands in, such as "If_0/then_branch/"; empty outside of any.
-        sizes: number of values of each of its weights, also where they are stored as integers.
+        weights: shape of each of its weights, also where they are stored as integers.
+        on_left: whether it is a product whose weights are its first operand.
     """
 
     node: NodeProto
     kind: str
     precision: str
     path: str = ""
-    sizes: tuple[int, ...] = ()
+    weights: tuple[tuple[int, ...], ...] = ()
+    on_left: bool = False
 
 
-def computing_nodes(model: ModelProto) -> list[Computing]:
-    """Every computing node in the graph's order, those in bodies where these stand."""
-    return list(_computing(model.graph, _Scope({}, {}, {}), "", float_types(model)))
+def computing_nodes(model: ModelProto, *, tables: bool = False) -> list[Computing]:
+    """Every computing node in the graph's order, those in bodies where these stand.
+
+    Args:
+        tables: also what reads parts of a constant in fp32; it computes nothing.
+    """
+    every = _computing(model.graph, _Scope({}, {}, {}), "", float_types(model))
+    return [entry for entry in every if tables or not _is_fp32_table(entry)]
+
+
+def _is_fp32_table(entry: Computing) -> bool:
+    return entry.kind in _READING and "int" not in entry.precision
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class _Scope:
 
     made_by: dict[str, NodeProto]
     types: dict[str, int]
-    sizes: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
 
     def within(self, graph: GraphProto) -> _Scope:
         """The scope of a graph that stands in this one."""
@@ -112,14 +126,15 @@ class _Scope:
         for name, tensor in _constants(graph):
             scope.made_by.pop(name, None)
             scope.types[name] = tensor.data_type
-            scope.sizes[name] = math.prod(tensor.dims)
+            scope.shapes[name] = tuple(tensor.dims)
         for node in graph.node:
-            if node.op_type in _RESTORING and node.input[0] in scope.sizes:
-                scope.sizes[node.output[0]] = scope.sizes[node.input[0]]
+            constant = all(name in scope.shapes for name in node.input if name)
+            if node.op_type in _RESTORING and constant:
+                scope.shapes[node.output[0]] = scope.shapes[node.input[0]]
         return scope
 
     def _parts(self) -> tuple[dict[str, Any], ...]:
-        return self.made_by, self.types, self.sizes
+        return self.made_by, self.types, self.shapes
 
 
 def _constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
@@ -138,8 +153,11 @@ def _computing(
         kind, found = _kind(node, scope)
         found = floats.get(node.input[0], found) if found == "fp32" else found
         if kind:
-            sizes = [scope.sizes[name] for name in node.input[1:3] if name in scope.sizes]
-            yield Computing(node, kind, found, path, tuple(sizes))
+            places = _WEIGHTS.get(kind, (1, 2))
+            names = [node.input[place] for place in places if place < len(node.input)]
+            weights = [scope.shapes[name] for name in names if name in scope.shapes]
+            on_left = kind == "MatMul" and names[0] in scope.shapes
+            yield Computing(node, kind, found, path, tuple(weights), on_left)
         for name, body in bodies(node):
             inner = f"{path}{node.name or node.output[0]}/{name}/"
             yield from _computing(body, scope, inner, floats)
@@ -155,11 +173,19 @@ def _kind(node: NodeProto, scope: _Scope) -> tuple[str, str]:
         return node.op_type, _precision(node, scope.made_by, scope.types)
     if node.op_type in _BLOCKS:
         return _BLOCKS[node.op_type], "int4 weights"
-    is_table = node.op_type == "Gather" and scope.types.get(node.input[0]) in _INTEGERS
-    # The inputs of attention may come from int8; it computes in fp32.
-    others = {"Attention": "fp32", "Gather": "fp32, int8 weights" if is_table else ""}
-    found = others.get(node.op_type, "")
+    if node.op_type in _READING:
+        return _table(node, scope)
+    # The inputs of attention may come from int8; it computes in fp32. So does an Einsum.
+    found = "fp32" if node.op_type in ("Attention", "Einsum") else ""
     return (node.op_type if found else ""), found
+
+
+def _table(node: NodeProto, scope: _Scope) -> tuple[str, str]:
+    """The same for what reads parts of a constant."""
+    stored = scope.types.get(node.input[0])
+    if stored in _INTEGERS:
+        return ("Gather", "fp32, int8 weights") if node.op_type == "Gather" else ("", "")
+    return (node.op_type, "fp32") if stored == TensorProto.FLOAT else ("", "")
 
 
 def _precision(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, int]) -> str:

@@ -39,6 +39,10 @@ _OTHER_SIZE = (
     "Some candidates answer samples with another number of values than the fp32 model, as "
     "detectors do: that counts as wrong. --metric can say what is right of such outputs."
 )
+_STILL = (
+    "The fp32 model gives the same for all samples: {}. No layer has a say there on this data, so "
+    "that int8 seems to lose nothing by it, and may on other data, or in a trained model."
+)
 _SCORED = "its first output looks like scores"
 _NOT_SCORED = "its first output does not look like scores"
 _ONE_CLASS = "its first output has the largest score in the same place for all samples"
@@ -78,9 +82,12 @@ class Agreement(OwnData):
             f"No labels were given: {self.metric} with the fp32 model's own outputs is what was "
             f"judged{why}. It says what quantization changed, not how right the model is."
         )
+        graph = onnx.load(reference, load_external_data=False).graph
+        names = [made.name for made in graph.output]
+        if still := [name for at, name in enumerate(names) if _never_changes(every, at)]:
+            self.notes.append(_STILL.format(", ".join(map(repr, still))))
         self._scored = [0]
         if found == "top-1":
-            graph = onnx.load(reference, load_external_data=False).graph
             rest = range(1, len(every[0]))
             self._scored += [at for at in rest if _are_scores(graph, every, at)]
             if len(self._scored) <= len(rest):
@@ -160,6 +167,13 @@ def _are_scores(graph: onnx.GraphProto, answers: list[list[Array]], at: int) -> 
     while node is not None and node.op_type in _PASSED:
         node = next((made_by[name] for name in node.input if name in made_by), None)
     return node is not None and node.op_type in _SCORES
+
+
+def _never_changes(answers: list[list[Array]], at: int) -> bool:
+    """Whether an output of floating-point numbers is the same for all samples."""
+    first, *others = [answer[at] for answer in answers]
+    same = all(np.array_equal(first, other) for other in others)
+    return bool(others) and first.dtype.kind == "f" and first.size > 0 and same
 
 
 def _sizes(answer: list[Array]) -> list[tuple[int, ...]]:

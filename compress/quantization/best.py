@@ -27,7 +27,7 @@ _ROUNDING = 1e-9
 #: Why a candidate of a slow model is left out.
 _GLANCED_AT = "others were faster at the smallest batch; calls take too long to time all at others"
 #: The stage's input among the candidates.
-INPUT = "fp32 input"
+INPUT = "the input"
 #: How the names of others begin that are fp32 as well.
 _STILL_FP32 = "fp32, "
 
@@ -222,10 +222,10 @@ def _refusal(name: str, drop: float, ratio: float | None, goal: Goal, change: st
     if drop > goal.max_drop + _ROUNDING:
         return f"validation {change} {drop:.4f} is over the budget of {goal.max_drop:.4g}"
     if ratio is not None and ratio > 1 + MARGIN and goal.minimise == "latency":
-        return f"slower than the fp32 input: {ratio:.2f} × its latency"
+        return f"slower than the input: {ratio:.2f} × its latency"
     same = name.startswith(_STILL_FP32) and ratio is not None and ratio > 1 - MARGIN
     if same and goal.minimise == "latency":
-        return "no faster than the fp32 input, and nothing in it is int8"
+        return "no faster than the input, and nothing in it is int8"
     return ""
 
 

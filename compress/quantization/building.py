@@ -25,7 +25,7 @@ from compress.quantization.rewriting.simplify import Rewrite, simplify
 REWRITTEN, FUSED = "fp32, rewritten", "fp32, fused"
 #: The same in the operators that OpenVINO is fast with.
 FOR_OPENVINO = "fp32, for OpenVINO"
-#: Steps of rewriting that make no model faster by themselves: onnxruntime takes them itself.
+#: Steps of rewriting that make no model faster by themselves: as a rule onnxruntime takes them.
 _NEUTRAL = {
     "functions inlined",
     "Constant nodes to initializers",
@@ -36,6 +36,7 @@ _NEUTRAL = {
     "shapes inferred",
     "casts to what a value is",
     "biases of one row to lists",
+    "GatherND of rows to Gather",
     "shapes of new values inferred",
 }
 

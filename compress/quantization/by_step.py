@@ -19,7 +19,7 @@ from compress.quantization.integer_product import LEAST_PRODUCT, add_product
 Weight = npt.NDArray[np.float32]
 
 #: Narrower layers gain nothing at any batch size.
-_LEAST_UNITS = 64
+LEAST_UNITS = 64
 #: The first one in which Shape gives a part of a shape.
 _OPSET = 15
 #: Added to a gate, it opens it whatever else it gets.
@@ -67,6 +67,12 @@ class _Marks:
     valid: str = ""
 
 
+def is_wide(node: NodeProto) -> bool:
+    """Whether a GRU or RNN has the units to gain from int8."""
+    units: int = attributes(node).get("hidden_size", LEAST_UNITS)
+    return units >= LEAST_UNITS
+
+
 def convert_by_step(edit: Edit, node: NodeProto, *, per_channel: bool = True) -> bool:
     """Replace a GRU or RNN node by a product and a Scan for each direction, see the module."""
     layer = _read(edit, node, per_channel=per_channel)
@@ -91,7 +97,7 @@ def _read(edit: Edit, node: NodeProto, *, per_channel: bool) -> _Layer | None:
     hidden = recurrent.shape[2]
     biases = edit.weight(b) if b else np.zeros((len(recurrent), 2 * recurrent.shape[1]), np.float32)
     activation = _activation(node, len(recurrent))
-    if biases is None or hidden < _LEAST_UNITS or not activation:
+    if biases is None or hidden < LEAST_UNITS or not activation:
         return None
     way = attributes(node).get("direction", b"forward").decode()
     ways = {"forward": "f", "reverse": "r", "bidirectional": "fr"}[way]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from compress.errors import CompressError
 from compress.measure.machine import machine
+from compress.quantization.by_step import is_wide
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.fp16 import convert_fp16
 from compress.quantization.fusion import fuse
@@ -35,6 +36,7 @@ SLOWER = "static, slower layers fp32"
 #: Behind the name of what OpenVINO is faster with, and onnxruntime computes in fp32.
 FP32_SUMS = ", fp32 sums"
 _NOT_SLOWER = "no layer is slower in int8 than in fp32"
+_ALL_SLOWER = "every layer is slower in int8 than in fp32"
 _STEPPED = {"GRU", "RNN"}
 
 
@@ -102,7 +104,8 @@ class Candidates:
     def _makers_by_operator(self) -> dict[str, Maker]:
         prepared, found = self._prepared, dict[str, Maker]()
         kinds = [node.op_type for node in prepared.everywhere]
-        recurrent = bool({"LSTM", *_STEPPED} & set(kinds))
+        stepped = any(node.op_type in _STEPPED and is_wide(node) for node in prepared.everywhere)
+        recurrent = "LSTM" in kinds or stepped
         if prepared.convolutions and (recurrent or prepared.many_products):
             found["static convolutions, the rest dynamic"] = self._both
         if fused := self._fuse():
@@ -124,7 +127,7 @@ class Candidates:
             found["dynamic, first LSTM fp32"] = partial(
                 quantize_dynamic_int8, prepared.file, keep_fp32=(first,)
             )
-        if _STEPPED & set(kinds):
+        if stepped:
             found["dynamic, step by step"] = partial(
                 quantize_dynamic_int8, prepared.file, by_step=True
             )
@@ -159,6 +162,8 @@ class Candidates:
         )
         if not prepared.slower:
             raise CompressError(_NOT_SLOWER)
+        if prepared.slower.issuperset(names):
+            raise CompressError(_ALL_SLOWER)
         prepared.static(path, prepared.slower, kinds=kinds)
 
     def _faster_layers_with_fp32_sums(self, path: Path) -> None:

@@ -61,7 +61,7 @@ def _convert_product(edit: Edit, node: NodeProto) -> bool:
 def _convert_table(edit: Edit, node: NodeProto) -> bool:
     name = node.input[0]
     table = edit.weight(name)
-    if table is None or not is_table(edit, node) or table.shape[1] % 2:
+    if table is None or table.ndim != 2 or not is_table(edit, node) or table.shape[1] % 2:
         return False
     packed, scale = pack_blocks(table)
     stored = edit.constant(f"{name}_rows_int4", packed[:, : table.shape[1] // 2])

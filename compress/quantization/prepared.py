@@ -19,7 +19,7 @@ from compress.quantization.calibration.stored import Store
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
 from compress.quantization.static import quantize_static_int8
-from compress.quantization.weight_only import quantize_tables
+from compress.quantization.weight_only import quantize_tables, quantize_transposed
 from compress.runtime.onnxruntime import Feeds
 
 #: Writes one model to a path.
@@ -33,6 +33,8 @@ _HARMLESS = frozenset(
     {"Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool"}
     | {"LeakyRelu", "MatMul", "MaxPool", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 )
+#: It has no int8 ConvTranspose: between conversions it would make fp32 of the weights in each call.
+_ON_ONNXRUNTIME = tuple(sorted(STATIC_KINDS - {"ConvTranspose"}))
 #: Graphs with fewer products have no attention to fuse, and nothing that blocks could help.
 _MANY = 4
 
@@ -131,7 +133,8 @@ class Prepared:
             config: of the integers, or of how ranges are found, instead of the model's own.
             kinds: operators to quantize; all that convolutions have between them where left out,
                 and without convolutions products alone.
-            tables: whether embeddings become int8 as well.
+            tables: whether embeddings become int8 as well, and the weights of layers that
+                onnxruntime only stores so.
             fp32_sums: see `quantize_static_int8`.
         """
         source, config = source or self.file, config or self.config
@@ -146,6 +149,8 @@ class Prepared:
         )
         if tables:
             quantize_tables(path)
+            if not kinds and not self.on_openvino:
+                quantize_transposed(path, self.config.keep_fp32)
 
     def static_alone(
         self,
@@ -168,4 +173,6 @@ class Prepared:
     @property
     def _taken(self) -> tuple[str, ...]:
         """Operators of static int8: pieces between products lose accuracy, and convert slowly."""
-        return () if self.convolutions else PRODUCTS
+        if not self.convolutions:
+            return PRODUCTS
+        return () if self.on_openvino else _ON_ONNXRUNTIME

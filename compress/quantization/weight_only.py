@@ -9,6 +9,7 @@ The table of an embedding stays int8 in memory, too: only the rows that a call r
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ _WEIGHTS = {
     "Gather": (0,),
 }
 #: Smaller weights would not pay for the two nodes and the scales.
-_LEAST_VALUES = 256
+LEAST_VALUES = 256
 #: Smaller tables would not pay for the three nodes that run in every call.
 LEAST_TABLE = 4096
 #: In a narrower table a scale for each row would take as much room as the row.
@@ -48,19 +49,42 @@ def quantize_weights(source: Path, target: Path) -> int:
     stored: dict[str, str] = {}  # by name, what the users of a weight read instead
 
     def convert(edit: Edit, node: NodeProto) -> bool:
-        names = [node.input[place] for place in _WEIGHTS[node.op_type]]
-        axes = {name: found for name in names if (found := _axes(edit, name)) is not None}
-        if node.op_type == "Gather" and axes:
-            stored.setdefault(names[0], "")
-            add_rows(edit, node)
-        elif axes:
-            for name, channels in axes.items():
-                stored[name] = stored.get(name) or _add_whole(edit, name, channels)
-            edit.add_changed(node, stored)
-        return bool(axes)
+        return _store_weights(edit, node, stored)
 
     rewrite(model, dict.fromkeys(_WEIGHTS, convert))
     save(model, target)
+    return len(stored)
+
+
+def _store_weights(edit: Edit, node: NodeProto, stored: dict[str, str]) -> bool:
+    names = [node.input[place] for place in _WEIGHTS[node.op_type]]
+    axes = {name: found for name in names if (found := _axes(edit, name)) is not None}
+    if node.op_type == "Gather" and axes:
+        stored.setdefault(names[0], "")
+        add_rows(edit, node)
+    elif axes:
+        for name, channels in axes.items():
+            stored[name] = stored.get(name) or _add_whole(edit, name, channels)
+        edit.add_changed(node, stored)
+    return bool(axes)
+
+
+def quantize_transposed(file: Path, keep_fp32: Collection[str] = ()) -> int:
+    """Store the weights of transposed convolutions as int8, in place.
+
+    Args:
+        keep_fp32: names of nodes to leave as they are.
+
+    Returns:
+        How many weights were quantized.
+    """
+    model, stored = onnx.load(file), dict[str, str]()
+
+    def convert(edit: Edit, node: NodeProto) -> bool:
+        return node.name not in keep_fp32 and _store_weights(edit, node, stored)
+
+    if rewrite(model, {"ConvTranspose": convert}):
+        save(model, file)
     return len(stored)
 
 
@@ -87,7 +111,7 @@ def quantize_tables(file: Path) -> int:
 def _axes(edit: Edit, name: str) -> tuple[int, ...] | None:
     """The axes of the channels with a scale each; None for what is no large weight in every use."""
     weight, found = edit.weight(name), set()
-    if weight is None or weight.size < _LEAST_VALUES:
+    if weight is None or weight.size < LEAST_VALUES:
         return None
     for node in edit.users(name):
         places = [place for place, used in enumerate(node.input) if used == name]
@@ -111,7 +135,12 @@ def _channels(node: NodeProto, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _table_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Rows, or columns where a row is so short that its scale would be as large."""
+    """Rows, or columns where a row is so short that its scale would be as large.
+
+    Of matrices, such as those of experts, the columns of each where these are long enough.
+    """
+    if len(shape) > 2:
+        return (0, len(shape) - 1) if shape[-2] >= _LEAST_WIDTH else (0,)
     return (0,) if shape[1] >= _LEAST_WIDTH else (1,)
 
 
@@ -123,10 +152,10 @@ def _add_whole(edit: Edit, name: str, axes: tuple[int, ...]) -> str:
 
 
 def is_table(edit: Edit, node: NodeProto) -> bool:
-    """Whether a Gather reads rows of an embedding that is large enough to be int8."""
+    """Whether a Gather reads rows of an embedding, or matrices, that is large enough for int8."""
     table = edit.weight(node.input[0])
     rows = attributes(node).get("axis", 0) == 0
-    return table is not None and table.ndim == 2 and table.size >= LEAST_TABLE and rows
+    return table is not None and table.ndim >= 2 and table.size >= LEAST_TABLE and rows
 
 
 def add_rows(edit: Edit, node: NodeProto) -> None:
@@ -136,7 +165,7 @@ def add_rows(edit: Edit, node: NodeProto) -> None:
     axes = _table_channels(table.shape)
     stored, scale = store(edit, node.input[0], axes)
     rows = edit.add("Cast", [edit.add("Gather", [stored, node.input[1]])], to=TensorProto.FLOAT)
-    if axes == (0,):
+    if 0 in axes:
         scale = edit.add("Gather", [scale, node.input[1]])
     edit.add("Mul", [rows, scale], node.output[0])
 

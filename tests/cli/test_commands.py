@@ -214,7 +214,7 @@ def test_quantize(call: Call, base: Path, tmp_path: Path):
     assert re.search(r"^  kept    weight-only .* × as fast .* smallest within", found.out, re.M)
     assert re.search(r"^q +fp32, int8 weights +.* ← final|^q ← final", found.out, re.M)
     assert found.out.endswith("report: q/report.html\n")
-    assert re.search(r"^  refused fp32 input .* weight-only is faster or smaller$", found.out, re.M)
+    assert re.search(r"^  refused the input .* weight-only is faster or smaller$", found.out, re.M)
     card = load_artifact(tmp_path / "q").card
     assert card.evidence["operators"]["Conv"] == {"fp32, int8 weights": 4, "fp32": 2}
     assert card.evidence["size_bytes"] == [

@@ -81,7 +81,7 @@ def test_a_bare_file_and_inputs_without_labels(call: Call):
     )
     assert made_for["shapes_by_batch"]["4"] == {"input": [4, 1, 12, 12]}
     names = {entry["name"] for entry in card.evidence["candidates"]}
-    assert {"fp32 input", "static", "dynamic", "weight-only"} <= names
+    assert {"the input", "static", "dynamic", "weight-only"} <= names
     report = load_report(Path("q/report.json"))
     assert (report.baseline, report.final) == ("net", "q")
     assert report.comparison("q", "quality") is not None
@@ -95,13 +95,13 @@ def test_a_file_for_one_batch_size_stands_beside(call: Call, monkeypatch: pytest
 
     def with_another(source: Path, *rest: object, **settings: Any) -> best.Choice:
         found = choose(source, *rest, **settings)
-        other = best.Alone("fp32 input", Target(source), 1, 1.25, 0.0)
+        other = best.Alone("the input", Target(source), 1, 1.25, 0.0)
         return replace(found, alone={4: other})
 
     monkeypatch.setattr(best, "choose", with_another)
     found = call("net.onnx", *QUICK, "--data", "npz:rows.npz", "--out", "q", "--max-drop", 1,
                  "--minimise", "size")  # fmt: skip
-    told = "For calls of 4 alone, fp32 input is 1.25 × as fast on onnxruntime: model-batch-4.onnx."
+    told = "For calls of 4 alone, the input is 1.25 × as fast on onnxruntime: model-batch-4.onnx."
     assert told in found.out
     assert told in Path("q/report.md").read_text()
     artifact = load_artifact(Path("q"))
@@ -164,7 +164,7 @@ def test_where_nothing_is_better_the_model_stays_and_the_exit_code_says_so(call:
         "stays.\n"
     )
     assert Path("q/model.onnx").read_bytes() == Path("net.onnx").read_bytes()
-    assert re.search(r"^  kept    fp32 input", found.out, re.M)
+    assert re.search(r"^  kept    the input", found.out, re.M)
     assert load_report(Path("q/report.json")).final == "net"
 
 
@@ -256,7 +256,7 @@ def test_openvino_is_tried_beside_onnxruntime(call: Call):
     assert found.code in (0, 1)
     card = load_artifact(Path("q")).card
     names = {entry["name"] for entry in card.evidence["candidates"]}
-    assert {"fp32 input", "fp32 input, openvino", "static", "static, openvino"} <= names
+    assert {"the input", "the input, openvino", "static", "static, openvino"} <= names
     assert (card.evidence["made_for"]["runtime"] == "openvino") == (
         card.evidence["chosen"].endswith(", openvino")
     )

@@ -78,6 +78,13 @@ def test_the_rule_can_be_named(tmp_path: Path):
     assert "looks like" not in judge.notes[0]
 
 
+def test_an_output_that_no_sample_changes_is_told(tmp_path: Path):
+    path = write(tmp_path / "a.onnx", scale=0.0)
+    assert "gives the same for all samples: 'y'." in Agreement(samples(path), path).notes[-1]
+    path = write(tmp_path / "b.onnx")
+    assert not any("same for all samples:" in note for note in Agreement(samples(path), path).notes)
+
+
 def test_rows_of_unit_length_are_no_scores(tmp_path: Path):
     path = write(tmp_path / "a.onnx")
     model = onnx.load(path)

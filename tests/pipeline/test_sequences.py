@@ -174,7 +174,7 @@ def test_what_needs_no_model_stands_beside_it(finished: Outcome):
 
 
 def test_int8_models_were_built_and_measured(finished: Outcome):
-    built = [c for c in finished.report.candidates if c.latency_ratio and c.name != "fp32 input"]
+    built = [c for c in finished.report.candidates if c.latency_ratio and c.name != "the input"]
     assert "weight-only" in [candidate.name for candidate in built]
     fused = {"static, fused", "dynamic, fused"} & {candidate.name for candidate in built}
     whole = finished.report.recipe["model"]["name"]

@@ -28,7 +28,7 @@ from compress.report.schema import Candidate
 from compress.runtime.interface import Target
 from compress.runtime.onnxruntime import Session
 
-INPUT = "fp32 input"
+INPUT = "the input"
 WORKER = RawWorker(seed=0, order=[], noise=Noise(seconds=1.0, calibration_ns=(1, 1)))
 
 
@@ -118,7 +118,7 @@ def test_the_fastest_within_the_budget_is_kept_and_the_others_say_why_not(stage:
     assert {name: (entry.kept, entry.reason) for name, entry in account.items()} == {
         INPUT: (False, "static is faster or smaller"),
         "static": (True, "fastest within the budget"),
-        "dynamic": (False, "slower than the fp32 input: 1.23 × its latency"),
+        "dynamic": (False, "slower than the input: 1.23 × its latency"),
         "wrong": (False, "validation drop 0.1000 is over the budget of 0.02"),
         "weight-only": (False, "static is faster or smaller"),
         "broken": (False, "could not be built: no operator became int8"),
@@ -190,7 +190,7 @@ def test_where_nothing_qualifies_the_input_stays(stage: Stage):
     assert chosen is None
     assert account[INPUT].kept
     assert not account["static"].kept
-    assert account["dynamic"].reason == "slower than the fp32 input: 1.06 × its latency"
+    assert account["dynamic"].reason == "slower than the input: 1.06 × its latency"
 
 
 def test_even_an_input_over_the_budget_stays_where_nothing_else_is_within(
@@ -206,7 +206,7 @@ def test_even_an_input_over_the_budget_stays_where_nothing_else_is_within(
 def test_smaller_but_a_little_slower_than_the_input_is_refused(stage: Stage):
     chosen, account = stage.choose({INPUT: (1.0, 90, 400), "weight-only": (1.04, 90, 100)})
     assert chosen is None
-    assert account["weight-only"].reason == "slower than the fp32 input: 1.04 × its latency"
+    assert account["weight-only"].reason == "slower than the input: 1.04 × its latency"
     assert stage.choose({INPUT: (1.0, 90, 400), "weight-only": (1.02, 90, 100)})[0] == "weight-only"
 
 
@@ -552,6 +552,6 @@ def test_a_rewritten_model_that_is_no_faster_is_no_result(stage: Stage):
     arms = {INPUT: (1.0, 90, 400), "fp32, rewritten": (0.98, 90, 380)}
     chosen, account = stage.choose(arms)
     assert chosen is None
-    assert account["fp32, rewritten"].reason.startswith("no faster than the fp32 input")
+    assert account["fp32, rewritten"].reason.startswith("no faster than the input")
     assert stage.choose({**arms, "fp32, rewritten": (0.9, 90, 400)})[0] == "fp32, rewritten"
     assert stage.choose(arms, minimise="size")[0] == "fp32, rewritten"

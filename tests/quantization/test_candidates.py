@@ -181,3 +181,60 @@ def test_convolutions_in_front_of_a_gru_are_static_and_it_is_dynamic(tmp_path: P
     assert "GRU" not in found  # its products are int8, step by step
     expected, answer = (Session(tmp_path / f"{name}.onnx").run(samples) for name in ("m", "made"))
     assert np.linalg.norm(answer - expected) < 0.05 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("units", "built"), [(32, False), (64, True)])
+def test_a_gru_too_narrow_to_gain_is_not_taken_apart(tmp_path: Path, units: int, built: bool):
+    shapes = {"v": (128, 128), "w": (1, 3 * units, 128), "r": (1, 3 * units, units)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["m"], "m"),
+        helper.make_node("GRU", ["m", "w", "r"], ["y"], "gru", hidden_size=units),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["t", "n", 128])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["t", 1, "n", units])],
+        [numpy_helper.from_array(np.ones(s, np.float32), name) for name, s in shapes.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    samples = (np.ones((2, 3, 128), np.float32),)
+    prepared = Prepared(tmp_path / "m.onnx", tmp_path, [samples], QuantizeConfig())
+    assert ("dynamic, step by step" in Candidates(prepared).makers()) is built
+
+
+def test_a_transposed_convolution_is_int8_for_openvino_and_only_stored_for_onnxruntime(
+    tmp_path: Path,
+):
+    random = np.random.default_rng(0)
+    shapes = {"c": (8, 3, 3, 3), "t": (8, 8, 2, 2), "d": (4, 8, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["x", "c"], ["h"], "conv", pads=[1] * 4),
+        helper.make_node("ConvTranspose", ["h", "t"], ["u"], "up", strides=[2, 2]),
+        helper.make_node("Conv", ["u", "d"], ["y"], "last"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 16, 16])],
+        [
+            numpy_helper.from_array(random.normal(0, 0.3, shape).astype(np.float32), name)
+            for name, shape in shapes.items()
+        ],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    samples = (random.normal(size=(4, 3, 8, 8)).astype(np.float32),)
+    given = (tmp_path / "m.onnx", tmp_path, [samples], QuantizeConfig())
+    found = {}
+    for runtimes in ((), ("openvino",)):
+        made = Candidates(Prepared(*given, runtimes=runtimes)).makers()
+        made["static"](tmp_path / "made.onnx")
+        found[runtimes] = operators(onnx.load(tmp_path / "made.onnx"))
+        expected, answer = (Session(tmp_path / f"{n}.onnx").run(samples) for n in ("m", "made"))
+        assert 0 < np.linalg.norm(answer - expected) < 0.05 * np.linalg.norm(expected)
+    assert found[()]["ConvTranspose"] == {"fp32, int8 weights": 1}
+    assert found["openvino",]["ConvTranspose"] == {"int8 (static)": 1}
+    assert {entry["Conv"]["int8 (static)"] for entry in found.values()} == {2}

@@ -140,10 +140,12 @@ def test_what_is_slower_stays_fp32_in_a_candidate(fp32: Path, monkeypatch: pytes
     assert int8 == NAMES - {"depth"}
 
 
-def test_it_is_left_out_for_size_and_where_nothing_is_slower(
-    fp32: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("found", "told"), [(set(), "no layer is"), (NAMES, "every layer is")])
+def test_it_is_left_out_for_size_and_where_nothing_or_all_is_slower(
+    fp32: Path, monkeypatch: pytest.MonkeyPatch, found: set[str], told: str
 ):
     assert SLOWER not in Candidates(prepared(fp32), "size").makers()
-    monkeypatch.setattr("compress.quantization.candidates.slower_layers", lambda *_, **__: set())
-    with pytest.raises(CompressError, match="no layer is slower in int8"):
+    slower = frozenset(found)
+    monkeypatch.setattr("compress.quantization.candidates.slower_layers", lambda *_, **__: slower)
+    with pytest.raises(CompressError, match=f"{told} slower in int8 than in fp32"):
         Candidates(prepared(fp32)).makers()[SLOWER](fp32.parent / "made.onnx")

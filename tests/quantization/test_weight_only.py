@@ -277,8 +277,8 @@ def test_a_table_that_also_makes_the_outputs_is_stored_once(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("axis", "shape", "tokens"),
-    [(1, (64, 200), [[1, 2]]), (0, (40, 8, 32), [1, 2]), (0, (64, 32), [1, 2])],
-    ids=["of columns", "of matrices", "small"],
+    [(1, (64, 200), [[1, 2]]), (1, (40, 8, 32), [1, 2]), (0, (64, 32), [1, 2])],
+    ids=["of columns", "within matrices", "small"],
 )
 def test_other_gathers_are_left_as_they_are(
     axis: int, shape: tuple[int, ...], tokens: list, tmp_path: Path

@@ -19,6 +19,7 @@ from compress.quantization.rewriting import activations, constants, loops
 from compress.quantization.rewriting.affine import merge_affine
 from compress.quantization.rewriting.agreement import TOLERANCE, Disagreement, Reference, reference
 from compress.quantization.rewriting.branches import inline_known_branches
+from compress.quantization.rewriting.einsums import multiply_einsums
 from compress.quantization.rewriting.embeddings import compute_on_tables
 from compress.quantization.rewriting.files import load, save
 from compress.quantization.rewriting.folding import DOUBTFUL, fold, infer_shapes
@@ -28,6 +29,7 @@ from compress.quantization.rewriting.normalizations import fuse_layer_normalizat
 from compress.quantization.rewriting.one_hot import fuse_one_hot
 from compress.quantization.rewriting.opset import OPSETS, raise_opset
 from compress.quantization.rewriting.restoring import restore_weights
+from compress.quantization.rewriting.rows import gather_rows
 from compress.quantization.rewriting.tidy import tidy
 from compress.quantization.rewriting.vocabularies import fold_vocabularies
 from compress.quantization.rewriting.widening import widen
@@ -61,9 +63,11 @@ def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
         "nodes named": (constants.name_nodes,),
         "shapes inferred": _INFERRING,
         "casts to what a value is": (in_bodies(constants.drop_passing),),
+        "Einsum to products": (in_bodies(multiply_einsums),),
         "scales and shifts merged into weights": (in_bodies(merge_affine),),
         "biases of one row to lists": (in_bodies(constants.flatten_biases),),
         "one-hot products to Gather": (in_bodies(fuse_one_hot),),
+        "GatherND of rows to Gather": (in_bodies(gather_rows),),
         "LayerNormalization": (in_bodies(fuse_layer_normalization),),
         "GELU": (in_bodies(activations.fuse_gelu),),
         "HardSwish": (in_bodies(activations.fuse_hard_swish),),
