@@ -15,7 +15,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from compress.errors import ModelFileError, first_line
 from compress.export.bodies import bodies, graphs
 from compress.export.float_types import FLOATS, float_types
-from compress.onnx_files import has_weights_beside
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 #: Operators that do the work; the rest moves, scales or bends values.
@@ -32,6 +31,8 @@ _DYNAMIC = {
 }
 #: In blocks of 4 bits; the activations become int8 in each call.
 _BLOCKS = {"MatMulNBits": "MatMul", "GatherBlockQuantized": "Gather"}
+#: Bytes from which a weight's values are left out where nobody computes with them.
+_LARGE = 4096
 #: What makes fp32 of integers keeps their number.
 _RESTORING = ("DequantizeLinear", "Cast", "Mul")
 
@@ -42,15 +43,32 @@ def load_onnx(path: Path) -> ModelProto:
     Raises:
         ModelFileError: it is missing, damaged, or not a valid model.
     """
+    return _checked(path, weights=True)
+
+
+def load_graph(path: Path) -> ModelProto:
+    """The same without the values of large weights, for who only looks at what there is.
+
+    What is kept of a model, such as one of its nodes, keeps all of it in memory.
+
+    Raises:
+        ModelFileError: see `load_onnx`.
+    """
+    model, found = _checked(path, weights=False), ModelProto()
+    for tensor in (tensor for graph in graphs(model.graph) for tensor in graph.initializer):
+        if tensor.ByteSize() > _LARGE:
+            tensor.ClearField("raw_data")
+    found.CopyFrom(model)  # what is cleared stays in memory for as long as the model does
+    return found
+
+
+def _checked(path: Path, *, weights: bool) -> ModelProto:
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file; expected an ONNX model.")
     try:
-        model = onnx.load(path, load_external_data=False)
-        beside = has_weights_beside(model)
-        if beside:
-            onnx.load_external_data_for_model(model, str(path.parent))
-        # By its path where its weights lie in other files: all in one, they may be too many.
-        onnx.checker.check_model(path if beside else model)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file; expected an ONNX model.") from None
+        # By its path: the checker copies a model that it is given, and may be given none of 2 GB.
+        onnx.checker.check_model(path)
+        model = onnx.load(path, load_external_data=weights)
     except Exception as error:  # protobuf's and onnx's errors share no base
         raise ModelFileError(f"{path}: not a valid ONNX model: {first_line(error)}") from None
     if not model.graph.node:

@@ -8,7 +8,7 @@ from typing import Any
 
 import compress
 from compress.artifact import ONNX, Artifact, Card, digest, wrap_onnx
-from compress.export.graph import load_onnx, operators
+from compress.export.graph import load_graph, operators
 from compress.measure.config import BenchConfig
 from compress.measure.judge import Judge, TaskJudge
 from compress.measure.latency import Measured, measure, measure_memory
@@ -89,7 +89,7 @@ class QuantizeRecord:
         """How the model came about, and what it is for: runtime, threads and shapes."""
         account = [entry.model_dump(exclude={"stage"}) for entry in self.choice.account]
         sizes = [size_bytes(self.parent.onnx), size_bytes(scratch / ONNX)]
-        model = load_onnx(scratch / ONNX)
+        model = load_graph(scratch / ONNX)
         evidence = {
             "candidates": account,
             "chosen": self.choice.name or best.INPUT,
