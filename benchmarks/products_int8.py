@@ -24,7 +24,7 @@ from unittest import mock
 from benchmarks.peers.judge import lost, opened, quality
 from benchmarks.peers.subject import Subject
 from benchmarks.quantization import subject_of
-from compress.export.graph import load_onnx
+from compress.export.loading import load_onnx
 from compress.measure.config import BenchConfig
 from compress.measure.latency import measure
 from compress.measure.machine import machine

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 
@@ -49,11 +49,6 @@ def model_digest(path: Path) -> str:
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def has_weights_beside(model: ModelProto) -> bool:
-    """Whether a model that was read by itself has weights in other files."""
-    return any(uses_external_data(tensor) for tensor in tensors_of(model.graph))
 
 
 def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from compress.artifact import load_artifact
-from compress.export.graph import load_onnx, operators
+from compress.export.graph import operators
+from compress.export.loading import load_onnx
 from compress.models.build import count_parameters
 from compress.recipe.gate_file import load_gates
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from compress.errors import ModelFileError, first_line
 from compress.export.bodies import bodies, graphs
 from compress.export.float_types import FLOATS, float_types
-from compress.onnx_files import has_weights_beside
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 #: Operators that do the work; the rest moves, scales or bends values.
@@ -37,28 +33,6 @@ _READING = ("Gather", "GatherND")
 _WEIGHTS = {"MatMul": (0, 1), "Einsum": (0, 1), "Gather": (0,), "GatherND": (0,)}
 #: What makes fp32 of integers keeps their shape.
 _RESTORING = ("DequantizeLinear", "Cast", "Mul")
-
-
-def load_onnx(path: Path) -> ModelProto:
-    """Read and check an ONNX file.
-
-    Raises:
-        ModelFileError: it is missing, damaged, or not a valid model.
-    """
-    try:
-        model = onnx.load(path, load_external_data=False)
-        beside = has_weights_beside(model)
-        if beside:
-            onnx.load_external_data_for_model(model, str(path.parent))
-        # By its path where its weights lie in other files: all in one, they may be too many.
-        onnx.checker.check_model(path if beside else model)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file; expected an ONNX model.") from None
-    except Exception as error:  # protobuf's and onnx's errors share no base
-        raise ModelFileError(f"{path}: not a valid ONNX model: {first_line(error)}") from None
-    if not model.graph.node:
-        raise ModelFileError(f"{path}: the graph has no nodes; expected a trained model.")
-    return model
 
 
 def operators(model: ModelProto) -> dict[str, dict[str, int]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from compress.artifact import ONNX, Artifact, load_artifact, wrap_onnx
 from compress.data.references import load_task
 from compress.errors import InputError
-from compress.export.graph import load_onnx
+from compress.export.loading import load_graph
 from compress.measure.config import BenchConfig, as_pairs
 from compress.measure.latency import Measured
 from compress.measure.profile import bench_profiles
@@ -115,7 +115,7 @@ def _artifacts(paths: list[Path]) -> tuple[dict[str, Artifact], dict[str, str]]:
         artifacts[arm] = wrap_onnx(path) if path.suffix == ".onnx" else load_artifact(path)
         runtimes[arm] = runtime
         if target_of(artifacts[arm], runtime).path.is_file():
-            load_onnx(artifacts[arm].onnx)
+            load_graph(artifacts[arm].onnx)
     if not artifacts or len(artifacts) < len(paths):
         raise InputError("bench: name at least one model, and each only once.")
     return artifacts, runtimes

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from compress.errors import InputError
-from compress.export.graph import load_onnx, open_dimensions
+from compress.export.graph import open_dimensions
+from compress.export.loading import load_graph
 
 
 def check_length(files: Mapping[str, Path], length: object, data: str | None) -> None:
@@ -27,7 +28,7 @@ def check_length(files: Mapping[str, Path], length: object, data: str | None) ->
             f"length: the samples of '{data}' have lengths of their own; leave out one of the two."
         )
     for name, file in files.items():
-        if file.is_file() and not open_dimensions(load_onnx(file)):
+        if file.is_file() and not open_dimensions(load_graph(file)):
             raise InputError(
                 f"length: {name} leaves no dimension open behind the batch, so that its time would "
                 "be the same at every length; leave out length, or this model."
@@ -36,7 +37,7 @@ def check_length(files: Mapping[str, Path], length: object, data: str | None) ->
 
 def told_length(files: Iterable[Path], lengths: Iterable[int | None]) -> list[str]:
     """One sentence on what stands for the open dimensions; none where there are none."""
-    found = [open_dimensions(load_onnx(file)) for file in files if file.is_file()]
+    found = [open_dimensions(load_graph(file)) for file in files if file.is_file()]
     names = dict.fromkeys(name for each in found for name in each)
     if not names:
         return []

@@ -10,7 +10,8 @@ from compress.artifact import ONNX, Artifact
 from compress.distillation.soft_targets import soft_target_loss
 from compress.distillation.teacher import Views, taught_batches
 from compress.errors import InputError
-from compress.export.graph import load_onnx, operators, shorten_names, strip
+from compress.export.graph import operators, shorten_names, strip
+from compress.export.loading import load_graph
 from compress.measure.judge import TaskJudge
 from compress.measure.quality import quality, run_onnx
 from compress.onnx_files import size_bytes
@@ -102,7 +103,7 @@ def _lesson(config: QatConfig, inputs: Inputs, context: Context) -> tuple[Batche
 def _fp32(inputs: Inputs) -> Artifact:
     """Who teaches where nobody is named: the model that comes in, while it still is fp32."""
     for artifact in (inputs.parent, inputs.baseline):
-        if artifact is not None and not is_int8(load_onnx(artifact.onnx)):
+        if artifact is not None and not is_int8(load_graph(artifact.onnx)):
             return artifact
     assert inputs.parent is not None
     raise InputError(

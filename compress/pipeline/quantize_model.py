@@ -15,7 +15,8 @@ from pathlib import Path
 
 from compress.artifact import ONNX, Artifact, finish, writing
 from compress.errors import NoEffect
-from compress.export.graph import load_onnx, operators
+from compress.export.graph import operators
+from compress.export.loading import load_graph
 from compress.measure.config import BenchConfig
 from compress.measure.judge import Judge, Part, TaskJudge
 from compress.pipeline.compare import Scores
@@ -201,7 +202,7 @@ def _loadable(parent: Artifact, folder: Path) -> tuple[Artifact, tuple[str, ...]
 
 def _refuse_quantized(parent: Artifact) -> None:
     """What computes with integers has lost what a better way of quantizing would keep."""
-    counts = operators(load_onnx(parent.onnx))
+    counts = operators(load_graph(parent.onnx))
     int8 = {
         kind: sum(n for precision, n in entry.items() if precision.startswith("int"))
         for kind, entry in counts.items()
@@ -216,7 +217,7 @@ def _refuse_quantized(parent: Artifact) -> None:
 
 def _refuse_fp16(parent: Artifact) -> None:
     """What computes in fp16 already would come out as it went in."""
-    counts = operators(load_onnx(parent.onnx))
+    counts = operators(load_graph(parent.onnx))
     if {precision for entry in counts.values() for precision in entry} == {"fp16"}:
         found = ", ".join(f"{entry['fp16']} {kind}" for kind, entry in counts.items())
         raise NoEffect(

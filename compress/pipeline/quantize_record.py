@@ -8,7 +8,8 @@ from typing import Any
 
 import compress
 from compress.artifact import ONNX, Artifact, Card, digest, wrap_onnx
-from compress.export.graph import load_onnx, operators
+from compress.export.graph import operators
+from compress.export.loading import load_graph
 from compress.measure.config import BenchConfig
 from compress.measure.judge import Judge, TaskJudge
 from compress.measure.latency import Measured, measure, measure_memory
@@ -91,7 +92,7 @@ class QuantizeRecord:
         """How the model came about, and what it is for: runtime, threads and shapes."""
         account = [entry.model_dump(exclude={"stage"}) for entry in self.choice.account]
         sizes = [size_bytes(self.parent.onnx), size_bytes(scratch / ONNX)]
-        model = load_onnx(scratch / ONNX)
+        model = load_graph(scratch / ONNX)
         evidence = {
             "candidates": account,
             "chosen": self.choice.name or best.INPUT,

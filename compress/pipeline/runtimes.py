@@ -6,7 +6,8 @@ from typing import Any
 
 from compress.artifact import WEIGHTS, Artifact
 from compress.errors import InputError
-from compress.export.graph import load_onnx, operators, precision
+from compress.export.graph import operators, precision
+from compress.export.loading import load_graph
 from compress.onnx_files import size_bytes
 from compress.runtime.interface import TORCH, Target
 
@@ -40,7 +41,7 @@ def arm_facts(artifact: Artifact, target: Target) -> dict[str, Any]:
         weights = artifact.folder / WEIGHTS
         size = weights.stat().st_size
         return found | {"file": str(weights), "precision": "fp32", "size_bytes": size}
-    counts = operators(load_onnx(target.path))
+    counts = operators(load_graph(target.path))
     return found | {
         "file": str(target.path),
         "precision": precision(counts),

@@ -17,7 +17,8 @@ from torch import nn
 from compress.artifact import ONNX
 from compress.data.task import Task
 from compress.export.config import ExportConfig
-from compress.export.graph import load_onnx, operators
+from compress.export.graph import operators
+from compress.export.loading import load_graph
 from compress.export.torch_to_onnx import export
 from compress.measure.judge import TaskJudge
 from compress.models.build import build
@@ -155,7 +156,7 @@ def quantize(
         "candidates": candidates,
         "chosen": chosen or best.INPUT,
         "calibration": built.calibration(),
-        "operators": operators(load_onnx(scratch / ONNX)),
+        "operators": operators(load_graph(scratch / ONNX)),
         "size_bytes": [size_bytes(source), size_bytes(scratch / ONNX)],
     }
     return Made(None, None, evidence | inherited_cost(inputs.parent))

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from compress.quantization.calibration.statistics import Statistics
 from compress.quantization.config import QuantizeConfig
-from compress.quantization.rewriting.files import save
 from compress.quantization.static import rounded
 from compress.quantization.weighted_layers import Layer, Network, Weight
 
@@ -44,7 +43,7 @@ def correct_biases(
         if weight is not None and mean is not None:
             shift = _shift(layer, weight, mean, config)
             count += network.add_bias(layer, -shift)
-    save(network.model, target)
+    network.save(target)
     return count
 
 

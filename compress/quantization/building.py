@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import CompressError, InputError, ModelFileError, first_line
-from compress.export.graph import computing_nodes, load_onnx, shorten_names, strip
+from compress.export.graph import computing_nodes, shorten_names, strip
+from compress.export.loading import load_graph, load_onnx
 from compress.measure.judge import Judge
 from compress.progress import Progress, quiet
 from compress.quantization.calibration.stored import Store
@@ -141,7 +142,7 @@ def finish(path: Path) -> None:
 
 def _check_changed(path: Path, wanted: str) -> None:
     """Refuse a file without one operator in int8, or 4 bits, or else in fp16, as is wanted."""
-    entries = computing_nodes(load_onnx(path))
+    entries = computing_nodes(load_graph(path))
     sign = "int" if wanted == "int8" else wanted
     if not any(sign in entry.precision for entry in entries):
         inside = bool(entries) and all(entry.path for entry in entries)

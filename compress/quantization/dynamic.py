@@ -22,7 +22,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from compress.quantization.by_step import convert_by_step
 from compress.quantization.editing import MICROSOFT, Converter, Edit, attributes, rewrite
 from compress.quantization.integer_product import LEAST_PRODUCT, product_converters
-from compress.quantization.rewriting.files import save
+from compress.quantization.rewriting.files import copy, save
 from compress.quantization.scratch import inside_scratch_folder
 from compress.quantization.weight_only import add_rows, is_table, quantize_symmetric
 
@@ -59,7 +59,7 @@ def quantize_dynamic_int8(
         if any(node.op_type == "Conv" and node.input[1] in weights for node in model.graph.node):
             _quantize_convolutions(source.absolute(), target.absolute())
             return
-    target.write_bytes(source.read_bytes())
+    copy(source, target)
 
 
 def _converters(least: int, *, per_channel: bool, by_step: bool) -> dict[str, Converter]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from compress.export.bodies import bodies, graphs
+from compress.quantization.rewriting.files import keep_only
 from compress.quantization.scopes import all_names, defined_names, names_read, unique_names
 
 #: Operators that onnxruntime adds to ONNX's own.
@@ -180,10 +181,7 @@ def _replace(
 
 def _drop_unused(graph: GraphProto) -> None:
     used = {value.name for value in graph.output} | names_read(graph)
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    if len(kept) < len(graph.initializer):
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+    keep_only(graph.initializer, lambda tensor: tensor.name in used)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

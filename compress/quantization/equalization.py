@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.quantization.rewriting.files import save
 from compress.quantization.weighted_layers import Layer, Network, along, largest
 
 #: Operators that a positive factor of a channel passes through unchanged.
@@ -41,7 +40,7 @@ def equalize(source: Path, target: Path) -> int:
         change = max(_equalize(network, *pair) for pair in pairs)
         if change < 1e-3:
             break
-    save(network.model, target)
+    network.save(target)
     return len(pairs)
 
 

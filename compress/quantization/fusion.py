@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto
 
 from compress.quantization.editing import Converter, Edit, attributes, rewrite
 from compress.quantization.rewriting.agreement import Disagreement, reference
-from compress.quantization.rewriting.files import save
+from compress.quantization.rewriting.files import remove, save
 from compress.quantization.rewriting.graph import Graph
 from compress.quantization.rewriting.tidy import tidy
 from compress.runtime.onnxruntime import Feeds
@@ -45,10 +45,11 @@ def fuse(source: Path, target: Path, samples: Feeds) -> bool:
     if not _keep_sums_apart(model) and not attention:
         return False
     save(model, target)
+    del model  # its weights need not be held beside those of two sessions
     try:
         reference(source, samples).difference(target)
     except Disagreement:  # also an onnxruntime that has no such kernel, or one for other shapes
-        target.unlink()
+        remove(target)
         return False
     return True
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compress.errors import InputError, ModelFileError
-from compress.export.graph import load_onnx
+from compress.export.loading import load_graph
 from compress.progress import Progress, quiet
 from compress.quantization.layers import Groups, by_operator, check_names
+from compress.quantization.rewriting.files import remove
 from compress.quantization.sensitivity import Make, Probe, Samples, quantized_groups, size
 from compress.report.sensitivity_schema import Sensitivity
 
@@ -105,7 +106,7 @@ def mixed_precision(
         ModelFileError: a node of the groups is not there, or has no name of its own.
         InputError: there are no samples.
     """
-    check_names(load_onnx(source), groups, source)
+    check_names(load_graph(source), groups, source)
     search = _Search(make, evaluate, max_drop, folder, progress, stop, groups)
     stopped = False
     try:
@@ -174,12 +175,12 @@ class _Search:
                 raise
             return Evaluation(count, None, f"{type(error).__name__}: {error}".splitlines()[0])
         except BaseException:
-            path.unlink(missing_ok=True)  # evaluated it was not
+            remove(path)  # evaluated it was not
             raise
 
     def _remove(self, count: int | None) -> None:
         if count is not None:
-            self.path(count).unlink(missing_ok=True)
+            remove(self.path(count))
 
     def result(self, *, stopped: bool) -> Mixed:
         if self.best != 0:
@@ -210,7 +211,7 @@ def _rank(search: _Search, source: Path, samples: Samples, *, scores: bool, thre
         *(source, search.make, int8, search.groups, samples), scores=scores, threads=threads
     )
     every = frozenset[str]().union(*search.groups.values())
-    kinds = {name: nodes & every for name, nodes in by_operator(load_onnx(source)).items()}
+    kinds = {name: nodes & every for name, nodes in by_operator(load_graph(source)).items()}
     search.kinds = probe.ranking(quantized_groups(source, int8, kinds), stop=search.check)
     search.order = probe.ranking(search.groups, search.progress, search.check)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from compress.export.bodies import graphs
-from compress.export.graph import load_onnx
+from compress.export.loading import load_graph
 from compress.measure.latency import Batches
 from compress.progress import Progress, quiet
 from compress.quantization.calibration.observed import STATIC_KINDS
@@ -76,7 +76,7 @@ class Prepared:
         self.progress, self.calls = progress, calls
         self.on_openvino = any(runtime.startswith("openvino") for runtime in runtimes)
         self.slower: frozenset[str] = frozenset()
-        model = load_onnx(file)
+        model = load_graph(file)
         self.nodes = list(model.graph.node)
         self.everywhere = [node for graph in graphs(model.graph) for node in graph.node]
         self._kinds = [node.op_type for node in self.nodes]

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from compress.errors import first_line
-from compress.export.graph import load_onnx
+from compress.export.loading import load_graph
 from compress.progress import Progress
 from compress.quantization.building import Built, finish, make_all
 from compress.quantization.candidates import FP32_SUMS
@@ -85,7 +85,7 @@ def rescue(
     }
     if "static" in within:
         return Rescued(files, failures, found)
-    every = layers(load_onnx(prepared.file))
+    every = layers(load_graph(prepared.file))
     mixed = mixed_precision(
         prepared.file,
         variants.part_static,

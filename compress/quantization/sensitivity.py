@@ -17,10 +17,11 @@ import numpy as np
 import onnx
 
 from compress.errors import InputError
-from compress.export.graph import load_onnx
+from compress.export.loading import load_graph
 from compress.progress import Progress, quiet
 from compress.quantization.divergence import relative_error, score_divergence
 from compress.quantization.layers import Groups, check_names, int8_layers
+from compress.quantization.rewriting.files import remove, save
 from compress.quantization.switches import with_switches
 from compress.report.sensitivity_schema import Sensitivity
 from compress.runtime.onnxruntime import Array, Feeds, Session, fill
@@ -61,19 +62,19 @@ def sensitivities(
         InputError: there are no samples.
     """
     int8 = folder / "all-int8.onnx"
-    check_names(load_onnx(source), groups, source)
+    check_names(load_graph(source), groups, source)
     make(frozenset(), int8)
     try:
         groups = quantized_groups(source, int8, groups)
         probe = Probe(source, make, int8, groups, samples, scores=scores, threads=threads)
         return probe.ranking(groups, progress)
     finally:
-        int8.unlink(missing_ok=True)
+        remove(int8)
 
 
 def quantized_groups(source: Path, int8: Path, groups: Groups) -> dict[str, frozenset[str]]:
     """The groups of which a layer is int8 in the quantized file."""
-    became = int8_layers(onnx.load(source), onnx.load(int8))
+    became = int8_layers(load_graph(source), load_graph(int8))
     return {name: nodes for name, nodes in groups.items() if nodes & became}
 
 
@@ -104,10 +105,11 @@ class Probe:
         self._threads = threads
         self._batches = _batches(samples, session)
         self._expected = [session.every_output(batch) for batch in self._batches]
+        del session  # what follows takes as much memory
         self._make, self._beside = make, int8
         self._every = frozenset[str]().union(*groups.values())
-        self._int8 = int8_layers(onnx.load(source), onnx.load(int8)) & self._every
-        self._kinds = {node.name: node.op_type for node in onnx.load(source).graph.node}
+        self._int8 = int8_layers(load_graph(source), load_graph(int8)) & self._every
+        self._kinds = {node.name: node.op_type for node in load_graph(source).graph.node}
         self._scores = scores
         self._order: list[str] = []
         self._switched = self._with_switches(source, int8)
@@ -152,7 +154,7 @@ class Probe:
             session = Session(path, threads=self._threads)
             return [session.every_output(batch) for batch in self._batches]
         finally:
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def _with_switches(self, source: Path, int8: Path) -> Session | None:
         """The session that switches, where the file allows it and it computes what it should."""
@@ -162,12 +164,13 @@ class Probe:
         model, self._order = found
         path = int8.with_name(f"{int8.stem}-switches.onnx")
         try:
-            onnx.save(model, path)
+            save(model, path)
+            del model, found
             session = Session(path, threads=self._threads)
-        except Exception:  # larger than a file may be, or a graph that onnxruntime does not take
+        except Exception:  # a graph that onnxruntime does not take
             return None
         finally:
-            path.unlink(missing_ok=True)
+            remove(path)
         off = np.zeros(len(self._order), dtype=bool)
         outputs = [session.every_output((*batch, off)) for batch in self._batches]
         return session if relative_error(self._expected, outputs) <= _SAME else None

@@ -22,7 +22,6 @@ from onnx import NodeProto
 from compress.quantization.calibration.observed import observe
 from compress.quantization.calibration.shared import Calibration
 from compress.quantization.config import QuantizeConfig
-from compress.quantization.rewriting.files import save
 from compress.quantization.static import rounded
 from compress.quantization.weighted_layers import Layer, Network, along, largest
 from compress.runtime.interface import Feeds
@@ -87,7 +86,7 @@ def smooth(
             channels = statistics.tensors[place.name].channels
             if channels is not None and channels.largest is not None:
                 count += _smooth(network, place, channels.largest, rows[place.name], config)
-    save(network.model, target)
+    network.save(target)
     return count
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -29,7 +28,7 @@ from compress.export.bodies import has_bodies
 from compress.quantization.calibration.observed import STATIC_KINDS
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.editing import attributes
-from compress.quantization.rewriting.files import save
+from compress.quantization.rewriting.files import load, save, without_weights
 from compress.quantization.scopes import all_names, fresh_name, sort_nodes
 from compress.quantization.scratch import inside_scratch_folder
 
@@ -72,7 +71,8 @@ def quantize_static_int8(
     """
     source, target = source.absolute(), target.absolute()
     with inside_scratch_folder():
-        model = save_and_reload_model_with_shape_infer(onnx.load(source))
+        model = load(source)
+        without_weights(model, save_and_reload_model_with_shape_infer)
         _unshare_biases(model)
         nodes = [node.name for node in model.graph.node]
         for unknown in set(config.keep_fp32) - set(nodes):

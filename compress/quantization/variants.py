@@ -15,6 +15,7 @@ from compress.quantization.outliers import split_outliers
 from compress.quantization.prepared import LAYERS, PRODUCTS, Maker, Prepared
 from compress.quantization.rewriting.checked import write_changed
 from compress.quantization.rewriting.convolution_products import as_products
+from compress.quantization.rewriting.files import remove
 from compress.quantization.row_ranges import normalize_rows
 from compress.quantization.smoothquant import smooth
 from compress.quantization.weight_only import quantize_tables
@@ -139,6 +140,6 @@ class Variants:
         if path.exists():
             return path
         if not smooth(known.file, path, known.samples, self._config, known.calibration):
-            path.unlink()
+            remove(path)
             raise CompressError("no product comes nearer to fp32 by it")
         return path

@@ -13,6 +13,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from compress.export.bodies import bodies
 from compress.quantization.editing import attributes
+from compress.quantization.rewriting.files import save
 from compress.quantization.scopes import all_names, captured, fresh_name
 
 Weight = npt.NDArray[np.float32]
@@ -51,12 +52,14 @@ class Network:
     """An ONNX graph as layers; constants that more than one node reads count as no weights.
 
     Attributes:
-        model: the graph, changed by `set` and `add_bias`.
+        model: the graph, but for what was `set`, which `save` writes.
     """
 
     def __init__(self, source: Path) -> None:
         self.model = onnx.load(source)
         graph = self.model.graph
+        #: Protobuf keeps what a tensor held before for as long as the model lives.
+        self._changed: dict[str, Weight] = {}
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._results = {value.name for value in graph.output}
         for node in graph.node:  # what bodies read stays what it is
@@ -85,12 +88,19 @@ class Network:
         tensor = self._tensors.get(name)
         if tensor is None or len(self.users(name)) != 1 or name in self._results:
             return None
-        values = numpy_helper.to_array(tensor)
+        values = self._changed[name] if name in self._changed else numpy_helper.to_array(tensor)
         return values if values.dtype == np.float32 else None
 
     def set(self, name: str, values: npt.NDArray[np.floating]) -> None:
         """Give a constant other values."""
-        self._tensors[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
+        self._changed[name] = values.astype(np.float32)
+
+    def save(self, target: Path) -> None:
+        """Write the graph with all that was changed."""
+        while self._changed:
+            name, values = self._changed.popitem()
+            self._tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+        save(self.model, target)
 
     def add_bias(self, layer: Layer, values: npt.NDArray[np.floating]) -> bool:
         """Add to a layer's bias, which a convolution is given where it has none."""

@@ -17,7 +17,8 @@ from onnx.reference import ReferenceEvaluator
 from compress.data.task import Task
 from compress.errors import ModelFileError
 from compress.export.bodies import graphs
-from compress.export.graph import load_onnx, operators, precision, shorten_names, strip
+from compress.export.graph import operators, precision, shorten_names, strip
+from compress.export.loading import load_graph, load_onnx
 from compress.quantization.calibration import collect
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8
@@ -63,6 +64,18 @@ def prepared(trained_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_a_file_is_read(tmp_path: Path):
     onnx.save(matmul(), tmp_path / "m.onnx")
     assert load_onnx(tmp_path / "m.onnx") == matmul()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_graph_is_read_without_the_values_of_its_weights(tmp_path: Path, beside: bool):
+    weights = {"w": np.ones((64, 64), np.float32), "b": np.arange(4, dtype=np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", "mb", "y")]
+    onnx.save(graph(nodes, weights), tmp_path / "m.onnx", save_as_external_data=beside)
+    whole, found = (load(tmp_path / "m.onnx") for load in (load_onnx, load_graph))
+    assert whole.ByteSize() > 64 * 64 * 4 > found.ByteSize() + 8192
+    assert operators(found) == operators(whole)
+    assert [list(tensor.dims) for tensor in found.graph.initializer] == [[64, 64], [4]]
+    np.testing.assert_array_equal(numpy_helper.to_array(found.graph.initializer[1]), weights["b"])
 
 
 @pytest.mark.parametrize("raw", [b"", b"not a model", b"\x00" * 64, bytes(range(256))])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compress.export.graph import load_onnx
+from compress.export.loading import load_onnx
 from compress.quantization.fp16 import convert_fp16
 from compress.runtime.onnxruntime import Session
 

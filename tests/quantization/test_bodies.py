@@ -9,7 +9,8 @@ from nested import RANDOM, body, branches, model, normal, run, saved, tensors, v
 from onnx import TensorProto, helper
 
 from compress.export.bodies import graphs
-from compress.export.graph import load_onnx, operators, shorten_names
+from compress.export.graph import operators, shorten_names
+from compress.export.loading import load_onnx
 from compress.quantization.account import account_of_nodes
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8

@@ -11,7 +11,8 @@ import pytest
 import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from compress.export.graph import load_onnx, operators, precision
+from compress.export.graph import operators, precision
+from compress.export.loading import load_onnx
 from compress.export.torch_to_onnx import export
 from compress.models.rnn import Recurrent
 from compress.models.sequence_configs import RecurrentConfig
@@ -208,3 +209,14 @@ def test_a_file_without_anything_to_quantize_is_copied(tmp_path: Path):
     source = write(tmp_path / "a.onnx", nodes, {}, 4)
     quantize_dynamic_int8(source, tmp_path / "b.onnx")
     assert (tmp_path / "b.onnx").read_bytes() == source.read_bytes()
+
+
+def test_what_is_copied_has_its_weights_with_it(tmp_path: Path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Neg", ["m"], ["y"])]
+    (tmp_path / "in").mkdir()
+    source = write(tmp_path / "in/a.onnx", nodes, {"w": normal(4, 4)}, 4)
+    beside = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 0}
+    onnx.save(onnx.load(source), source, **beside)
+    quantize_dynamic_int8(source, tmp_path / "b.onnx")
+    x = normal(2, 4)
+    np.testing.assert_array_equal(run(tmp_path / "b.onnx", x=x), run(source, x=x))

@@ -16,7 +16,8 @@ from small_graphs import INT64, attention, save, value, whole
 
 from compress.data.samples import from_calls
 from compress.errors import NoEffect
-from compress.export.graph import load_onnx, operators, precision
+from compress.export.graph import operators, precision
+from compress.export.loading import load_onnx
 from compress.export.torch_to_onnx import export
 from compress.measure.agreement import Agreement
 from compress.models.build import build as build_model

@@ -11,7 +11,8 @@ from halves import converted, counts, difference, numbers
 from onnx import TensorProto, helper
 from small_graphs import save, value
 
-from compress.export.graph import load_onnx, operators
+from compress.export.graph import operators
+from compress.export.loading import load_onnx
 from compress.quantization.rewriting import files
 
 node = helper.make_node

@@ -10,7 +10,8 @@ from chains import batches, products, saved
 from onnx import numpy_helper
 
 from compress.data.samples import from_calls
-from compress.export.graph import load_onnx, operators
+from compress.export.graph import operators
+from compress.export.loading import load_onnx
 from compress.measure.agreement import Agreement
 from compress.progress import quiet
 from compress.quantization import candidates

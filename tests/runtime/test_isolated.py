@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compress.errors import ModelFileError, ShapeMismatch
-from compress.export.graph import load_onnx
+from compress.export.loading import load_onnx
 from compress.runtime.isolated import Crashed, Isolated, calls
 
 

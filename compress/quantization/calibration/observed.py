@@ -89,20 +89,20 @@ def observe(
 
 def tensors_needed(source: Path) -> set[str]:
     """Names of all tensors that static quantization may ask a range of."""
-    return set(_origins(_load(source), STATIC_KINDS, ()))
+    return set(_origins(_load(source, weights=False), STATIC_KINDS, ()))
 
 
 def tensors_made(source: Path) -> set[str]:
     """Names of all tensors that a file computes or takes."""
-    graph = _load(source).graph
+    graph = _load(source, weights=False).graph
     return {name for node in graph.node for name in node.output} | {v.name for v in graph.input}
 
 
-def _load(source: Path) -> ModelProto:
+def _load(source: Path, *, weights: bool = True) -> ModelProto:
     if not source.is_file():
         raise ModelFileError(f"{source}: no such file; expected an ONNX model.")
     try:
-        return onnx.load(source)
+        return onnx.load(source, load_external_data=weights)
     except Exception as error:  # protobuf's and onnx's errors share no base
         raise ModelFileError(f"{source}: not a valid ONNX model: {first_line(error)}") from None
 

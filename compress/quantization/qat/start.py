@@ -9,7 +9,8 @@ import onnx
 from onnx import ModelProto
 
 from compress.errors import CompressError, InputError, NoEffect
-from compress.export.graph import load_onnx, operators
+from compress.export.graph import operators
+from compress.export.loading import load_onnx
 from compress.quantization.calibration.shared import Calibration
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.dynamic import quantize_dynamic_int8

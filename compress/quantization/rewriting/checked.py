@@ -8,7 +8,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from compress.quantization.rewriting.agreement import Disagreement, reference
-from compress.quantization.rewriting.files import load, save
+from compress.quantization.rewriting.files import load, remove, save
 from compress.quantization.rewriting.tidy import tidy
 from compress.runtime.interface import Feeds
 
@@ -30,9 +30,10 @@ def write_changed(
         return False
     tidy(model, model)
     save(model, target)
+    del model  # its weights need not be held beside those of two sessions
     try:
         reference(source, samples).difference(target)
     except Disagreement:
-        target.unlink()
+        remove(target)
         return False
     return True

@@ -44,7 +44,7 @@ def load(path: Path) -> ModelProto:
 
 def save(model: ModelProto, path: Path) -> None:
     """Write one file; with weights of 2 GB or more also `NAME.data` beside it."""
-    beside = path.with_name(f"{path.name}.data")
+    beside = _beside(path)
     beside.unlink(missing_ok=True)  # onnx would append to it
     if weight_bytes(model) < _LARGEST:
         path.write_bytes(model.SerializeToString())
@@ -71,6 +71,10 @@ def save(model: ModelProto, path: Path) -> None:
     path.write_bytes(light.SerializeToString())
 
 
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
+
+
 def _has_heavy_bodies(model: ModelProto) -> bool:
     """Whether weights stand in the bodies of If, Loop or Scan."""
     inner = list(graphs(model.graph))[1:]
@@ -83,6 +87,12 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
     else:
         save(load(source), target)
+
+
+def remove(path: Path) -> None:
+    """Remove what `save` wrote."""
+    path.unlink(missing_ok=True)
+    _beside(path).unlink(missing_ok=True)
 
 
 def weight_bytes(model: ModelProto) -> int:

@@ -116,8 +116,7 @@ def simplify(source: Path, target: Path, samples: Feeds | None = None) -> list[R
     # Some graphs with bodies make onnxruntime crash.
     with tempfile.TemporaryDirectory() as folder, calls(isolated=has_bodies(model)) as call:
         expected = reference(source, samples, call)
-        for graph in graphs(model.graph):
-            graph.ClearField("value_info")  # a hint, which may be wrong; what follows is inferred
+        _forget_shapes(model)
         for name, ways in _steps(call).items():
             model, found = _taken(model, name, ways, expected, Path(folder) / "step.onnx")
             rewrites += found
@@ -127,6 +126,12 @@ def simplify(source: Path, target: Path, samples: Feeds | None = None) -> list[R
                 expected = reference(widened, expected.feeds, call)
     save(model, target)
     return rewrites
+
+
+def _forget_shapes(model: ModelProto) -> None:
+    """Drop what the file says of inner values: a hint, which may be wrong, and is inferred anew."""
+    for graph in graphs(model.graph):  # a name for one elsewhere would keep the model in memory
+        graph.ClearField("value_info")
 
 
 def _taken(

@@ -12,6 +12,7 @@ from small_graphs import convolutions, whole
 from compress.data.task import Task
 from compress.errors import InputError
 from compress.measure.judge import TaskJudge
+from compress.quantization import candidates
 from compress.quantization.building import build, make_all
 from compress.quantization.calibration import Statistics, collect, shared, stored
 from compress.quantization.calibration.observed import STATIC_KINDS
@@ -162,8 +163,14 @@ def test_the_last_that_were_asked_for_are_kept(
 
 
 def test_no_candidate_needs_a_second_pass(
-    trained_onnx: Path, tiny_task: Task, tmp_path: Path, passes: list[Path]
+    trained_onnx: Path,
+    tiny_task: Task,
+    tmp_path: Path,
+    passes: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    # By times it may be others in each run.
+    monkeypatch.setattr(candidates, "slower_layers", lambda *given, **_: frozenset(given[2][:1]))
     made: list[dict[str, bytes]] = []
     for number in range(2):
         folder = tmp_path / str(number)

@@ -111,3 +111,11 @@ def test_more_weights_than_protobuf_takes_in_the_bodies(tmp_path, monkeypatch):
     assert (tmp_path / "m.onnx.data").stat().st_size >= 2 * 32 * 32 * 4
     assert files.load(tmp_path / "m.onnx").graph.node[0].attribute[0].g.initializer[0].raw_data
     assert model.ByteSize() >= len(before)  # its weights are still there
+
+
+def test_what_was_written_is_removed_with_its_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_LARGEST", 100)
+    files.save(block(13), tmp_path / "m.onnx")
+    assert {file.name for file in tmp_path.iterdir()} == {"m.onnx", "m.onnx.data"}
+    files.remove(tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
