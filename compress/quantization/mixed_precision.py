@@ -4,6 +4,9 @@ Layers are left in fp32 in the order of their sensitivity, the most sensitive fi
 their number has to be found: by bisection, as the quality lost falls along that order. Where to
 look first comes from the sensitivities: rounding errors of different layers are independent, so
 that their squares add up. A guess is taken only where the bound holds whatever comes of it.
+
+What just keeps the budget on the data for choosing may exceed it on other data: the search can aim
+lower, and gives the fastest that it met within the budget beside.
 """
 
 from __future__ import annotations
@@ -43,6 +46,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A model within the budget.
+
+    Attributes:
+        path, fp32, drop: as of `Mixed`.
+    """
+
+    path: Path
+    fp32: frozenset[str]
+    drop: float
+
+
+@dataclass(frozen=True)
 class Mixed:
     """What came of the search.
 
@@ -52,9 +68,10 @@ class Mixed:
         drop: its quality lost, as it was evaluated.
         evaluations: all of them, in order.
         sensitivities: of all groups, the largest first, with what became of each; empty where the
-            model with everything in int8 keeps the budget.
+            model with everything in int8 is that.
         kinds: the same of all convolutions, all products and all recurrent layers.
         stopped: whether it was interrupted; `path` is then the best so far.
+        faster: with the fewest nodes in fp32 that keeps the budget, where that is another one.
     """
 
     path: Path | None
@@ -64,6 +81,7 @@ class Mixed:
     sensitivities: list[Sensitivity]
     kinds: list[Sensitivity]
     stopped: bool = False
+    faster: Kept | None = None
 
 
 class _Stopped(Exception):
@@ -80,6 +98,7 @@ def mixed_precision(
     folder: Path,
     progress: Progress = quiet,
     *,
+    aim: float | None = None,
     scores: bool = False,
     threads: int = 1,
     stop: Stop = lambda: False,
@@ -98,6 +117,7 @@ def mixed_precision(
         max_drop: in the unit of `evaluate`.
         folder: where the model is left.
         progress: called with "sensitivity" and with "mixed precision".
+        aim: what a model should lose at most, which is looked for; the budget where left out.
         scores: whether the outputs are scores of classes.
         threads: of the runtime, for the sensitivities.
         stop: asked before each step.
@@ -107,7 +127,8 @@ def mixed_precision(
         InputError: there are no samples.
     """
     check_names(load_graph(source), groups, source)
-    search = _Search(make, evaluate, max_drop, folder, progress, stop, groups)
+    aim = max_drop if aim is None else aim
+    search = _Search(make, evaluate, max_drop, aim, folder, progress, stop, groups)
     stopped = False
     try:
         if not search.keeps(0) and search.evaluations[0].drop is not None:
@@ -124,12 +145,15 @@ class _Search:
 
     Attributes:
         order: groups, the most sensitive first.
-        best: how many of them the best model leaves in fp32; None where there is none.
+        best: how many of them the model leaves in fp32 that loses no more than is aimed at, the
+            fewest; None where there is none.
+        fewest: the same of the one that keeps the budget.
     """
 
     make: Make
     evaluate: Evaluate
     max_drop: float
+    aim: float
     folder: Path
     progress: Progress
     stop: Stop
@@ -138,6 +162,7 @@ class _Search:
     kinds: list[Sensitivity] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     best: int | None = None
+    fewest: int | None = None
 
     def check(self) -> None:
         """Raise _Stopped where the search is to end."""
@@ -152,18 +177,21 @@ class _Search:
         return frozenset[str]().union(*(self.groups[entry.name] for entry in self.order[:count]))
 
     def keeps(self, count: int) -> bool:
-        """Build and evaluate a model; whether it keeps the budget."""
+        """Build and evaluate a model; whether it loses no more than is aimed at."""
         self.check()
         entry = self._evaluation(count)
         self.evaluations.append(entry)
         self.progress("mixed precision", len(self.evaluations), 1 + len(self.groups).bit_length())
-        kept = entry.drop is not None and entry.drop <= self.max_drop + 1e-9
-        if kept and (self.best is None or count < self.best):
-            self._remove(self.best)
+        drop = math.inf if entry.drop is None else entry.drop - 1e-9
+        before = {self.best, self.fewest}
+        if drop <= self.aim and (self.best is None or count < self.best):
             self.best = count
-        elif count:  # the one with everything in int8 is still read
-            self._remove(count)
-        return kept
+        if drop <= self.max_drop and (self.fewest is None or count < self.fewest):
+            self.fewest = count
+        for other in (before | {count}) - {self.best, self.fewest, None}:
+            if other:  # the one with everything in int8 is still read
+                self._remove(other)
+        return drop <= self.aim
 
     def _evaluation(self, count: int) -> Evaluation:
         path = self.path(count)
@@ -178,26 +206,29 @@ class _Search:
             remove(path)  # evaluated it was not
             raise
 
-    def _remove(self, count: int | None) -> None:
-        if count is not None:
-            remove(self.path(count))
+    def _remove(self, count: int) -> None:
+        remove(self.path(count))
 
     def result(self, *, stopped: bool) -> Mixed:
-        if self.best != 0:
+        best, fewest = self.fewest if self.best is None else self.best, self.fewest
+        if 0 not in (best, fewest):
             self._remove(0)
-        count = self.best or 0
-        left = {entry.name for entry in self.order[:count]}
-        drops = {entry.fp32: entry.drop for entry in self.evaluations}
+        left = {entry.name for entry in self.order[: best or 0]}
+        drops = {entry.fp32: entry.drop or 0.0 for entry in self.evaluations}
+        faster = None
+        if fewest is not None and fewest != best:
+            faster = Kept(self.path(fewest), self.fp32(fewest), drops[fewest])
         return Mixed(
-            path=None if self.best is None else self.path(self.best),
-            fp32=self.fp32(count),
-            drop=None if self.best is None else drops[self.best],
+            path=None if best is None else self.path(best),
+            fp32=self.fp32(best or 0),
+            drop=None if best is None else drops[best],
             evaluations=tuple(self.evaluations),
             sensitivities=[
                 entry.model_copy(update={"fp32": entry.name in left}) for entry in self.order
             ],
             kinds=self.kinds,
             stopped=stopped,
+            faster=faster,
         )
 
 
@@ -222,7 +253,7 @@ def _bisect(search: _Search) -> None:
     low, high, left = 0, len(search.order), len(search.order).bit_length()
     drop, back = search.evaluations[0].drop, 1
     while high - low > 1:
-        guess = predict(errors, low, search.max_drop / drop if drop else 0.0)
+        guess = predict(errors, low, search.aim / drop if drop else 0.0)
         if guess is None:
             guess = (low + high) // 2
         elif guess >= high:  # where it was right, a few steps down tell that there is no better

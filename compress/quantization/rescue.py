@@ -18,7 +18,7 @@ from compress.progress import Progress
 from compress.quantization.building import Built, finish, make_all
 from compress.quantization.candidates import FP32_SUMS
 from compress.quantization.layers import layers
-from compress.quantization.mixed_precision import Mixed, mixed_precision
+from compress.quantization.mixed_precision import Kept, Mixed, mixed_precision
 from compress.quantization.prepared import Maker
 from compress.quantization.rewriting.files import copy
 from compress.quantization.variants import BY_ROWS, Variants
@@ -28,6 +28,8 @@ from compress.report.sensitivity_schema import Sensitivity
 _Makers = list[dict[str, Maker]]
 #: Calibration batches on which layers are compared.
 _BATCHES = 2
+#: Of the budget, what mixed precision aims at: the rest is for other data.
+_AIM = 0.5
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def rescue(
     }
     if "static" in within:
         return Rescued(files, failures, found)
+    variants.choose_ranges(drops | found)
     every = layers(load_graph(prepared.file))
     mixed = mixed_precision(
         prepared.file,
@@ -95,6 +98,7 @@ def rescue(
         max_drop,
         folder,
         progress,
+        aim=_AIM * max_drop,
         scores=scores,
     )
     if mixed.stopped:
@@ -102,20 +106,28 @@ def rescue(
     if mixed.path is None or mixed.drop is None:
         failures["static, mixed precision"] = _why_not(mixed)
         return Rescued(files, failures, found)
-    finish(mixed.path)
     slower = len(every.keys() & prepared.slower)  # these were never compared
-    fp32, total = len(mixed.fp32) + slower, len(mixed.sensitivities) + slower
-    name = f"static, {fp32} of {total} layers fp32"
-    made, found[name] = {name: mixed.path}, mixed.drop
-    for_openvino = dict[str, Maker]()
-    if prepared.on_openvino and prepared.has_pieces:
-        for_openvino[f"{name}{FP32_SUMS}"] = partial(
-            variants.part_static, mixed.fp32, fp32_sums=True
-        )
-    elif prepared.symmetric is not None:
-        for_openvino[f"{name}, symmetric"] = partial(
-            variants.part_static, mixed.fp32, symmetric=True
-        )
+    made, for_openvino = dict[str, Path](), dict[str, Maker]()
+    sensitivity = dict[str, list[Sensitivity]]()
+    for model in (Kept(mixed.path, mixed.fp32, mixed.drop), mixed.faster):
+        if model is None:
+            continue
+        finish(model.path)
+        fp32, total = len(model.fp32) + slower, len(mixed.sensitivities) + slower
+        name = f"static, {fp32} of {total} layers fp32"
+        made[name], found[name] = model.path, model.drop
+        sensitivity[name] = [
+            entry.model_copy(update={"fp32": every[entry.name] <= model.fp32})
+            for entry in mixed.sensitivities
+        ]
+        if prepared.on_openvino and prepared.has_pieces:
+            for_openvino[f"{name}{FP32_SUMS}"] = partial(
+                variants.part_static, model.fp32, fp32_sums=True
+            )
+        elif prepared.symmetric is not None:
+            for_openvino[f"{name}, symmetric"] = partial(
+                variants.part_static, model.fp32, symmetric=True
+            )
     more = make_all(for_openvino, folder)
     found |= _judge(*more, drop_of)
     made, failures = made | more[0], failures | more[1]
@@ -126,7 +138,7 @@ def rescue(
         apart = _first_within(makers, folder, drop_of, max_drop)
         made, failures, found = made | apart.files, failures | apart.failures, found | apart.drops
     found |= {one: _with_tables(path, found[one], drop_of, max_drop) for one, path in made.items()}
-    return Rescued(files | made, failures, found, {name: mixed.sensitivities})
+    return Rescued(files | made, failures, found, sensitivity)
 
 
 def _judge(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from compress.quantization.weight_only import quantize_tables
 
 #: Its embeddings are fp32, as they may cost more accuracy than the products do.
 BY_ROWS = "static, a range for each row"
+_BY_ERROR = ", ranges of least error"
 
 
 class Variants:
@@ -29,6 +31,7 @@ class Variants:
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared, self._config = prepared, prepared.config
+        self._parts_by_error = prepared.has_pieces
 
     def makers(self) -> dict[str, Maker]:
         """Name to maker; none where static int8 has nothing to make faster."""
@@ -36,10 +39,9 @@ class Variants:
         if not known.can_be_static:
             return found
         if self._config.calibration != "mse":
-            found["static, ranges of least error"] = partial(known.static, config=self._by_error)
+            found[f"static{_BY_ERROR}"] = partial(known.static, config=self._by_error)
         if known.has_pieces:
-            way = SLOWER if known.slower else "static, layers alone"
-            found[f"{way}, ranges of least error"] = partial(self.part_static, ())
+            found[f"{self._alone}{_BY_ERROR}"] = partial(self.part_static, ())
         if known.convolutions:
             found["static, equalized, biases corrected"] = self._corrected
         if known.many_products:
@@ -52,6 +54,15 @@ class Variants:
         found[BY_ROWS] = self._by_rows
         return found
 
+    def choose_ranges(self, drops: Mapping[str, float]) -> None:
+        """Let `part_static` find ranges the way that loses less with every layer in int8.
+
+        Args:
+            drops: name to what is lost, of candidates and of these variants.
+        """
+        lost = [drops.get(f"{self._alone}{way}", math.inf) for way in ("", _BY_ERROR)]
+        self._parts_by_error = self._prepared.has_pieces and lost[1] <= lost[0]
+
     def part_static(
         self,
         keep_fp32: Collection[str],
@@ -63,7 +74,7 @@ class Variants:
         """Static int8 of some layers, and of nothing else that may have cost the budget.
 
         Those that are slower in int8 stay fp32 as well. What pieces make between layers may have a
-        few very large values: ranges of least error.
+        few very large values: ranges of least error, if `choose_ranges` knows no better.
         """
         known, (config, kinds) = self._prepared, self._layers
         if symmetric:
@@ -105,9 +116,15 @@ class Variants:
         return self._config.model_copy(update={"calibration": "mse"})
 
     @property
+    def _alone(self) -> str:
+        """The candidate with nothing but layers in int8."""
+        return SLOWER if self._prepared.slower else "static, layers alone"
+
+    @property
     def _layers(self) -> tuple[QuantizeConfig, tuple[str, ...]]:
         """How layers are quantized where nothing else may cost accuracy: scheme and operators."""
-        return (self._by_error, LAYERS) if self._prepared.has_pieces else (self._config, ())
+        config = self._by_error if self._parts_by_error else self._config
+        return config, LAYERS if self._prepared.has_pieces else ()
 
     def _corrected(self, path: Path) -> None:
         known = self._prepared

@@ -143,6 +143,26 @@ def test_drops_that_do_not_fall_give_a_model_that_was_evaluated_within_the_budge
     assert [found.path] * bool(within) == list(folder.iterdir())
 
 
+@pytest.mark.parametrize(("aim", "least"), [(0.7, 1), (0.35, 5), (0.05, 8)])
+def test_a_lower_aim_gives_the_fastest_within_the_budget_beside(
+    eight: Network, tmp_path: Path, aim: float, least: int
+):
+    found = eight.search(lambda kept: (8 - len(kept)) / 10, tmp_path, 0.7, aim=aim)
+    assert len(found.evaluations) <= bound(8)
+    within = [entry.fp32 for entry in found.evaluations if entry.drop <= 0.7]
+    aimed = [count for count in within if count >= least]
+    assert len(found.fp32) == min(aimed or within)
+    if not aimed or min(aimed) == min(within):
+        assert found.faster is None
+        assert list(tmp_path.iterdir()) == [found.path]
+        return
+    assert found.faster is not None
+    assert len(found.faster.fp32) == min(within)
+    assert aim < found.faster.drop == (8 - min(within)) / 10 <= 0.7
+    assert eight.kept[found.faster.path] == found.faster.fp32 < found.fp32
+    assert set(tmp_path.iterdir()) == {found.path, found.faster.path}
+
+
 def test_an_interrupt_leaves_the_best_so_far_and_its_evidence(eight: Network, tmp_path: Path):
     def drop(kept: frozenset[str]) -> float:
         if len(kept) == 2:
