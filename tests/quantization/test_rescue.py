@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,10 @@ from compress.quantization.building import Built, build
 from compress.quantization.candidates import FP32_SUMS
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.layers import layers
+from compress.quantization.mixed_precision import Kept, Mixed
 from compress.quantization.rescue import Rescued, rescue
+from compress.quantization.sensitivity import Make
+from compress.quantization.variants import Variants
 from compress.runtime.onnxruntime import Session
 
 #: One scale a matrix, so that a layer can be hard.
@@ -66,6 +72,47 @@ def test_hard_layers_stay_fp32_where_nothing_cheaper_is_enough(hard: Hard):
     )
     assert found.drops[name] <= 0.1
     assert [entry.fp32 for entry in found.sensitivity[name]] == [True] * 2 + [False] * 6
+
+
+def test_it_aims_at_half_of_the_budget_and_the_fastest_within_it_is_a_candidate_beside(
+    hard: Hard, monkeypatch: pytest.MonkeyPatch
+):
+    search = module.mixed_precision
+
+    def with_faster(source: Path, make: Make, *given: Any, **more: Any) -> Mixed:
+        assert more["aim"] == pytest.approx(0.05)
+        found = search(source, make, *given, **more)
+        assert found.path is not None
+        one, path = frozenset(sorted(found.fp32)[:1]), found.path.with_name("faster.onnx")
+        make(one, path)
+        return replace(found, faster=Kept(path, one, 0.08))
+
+    monkeypatch.setattr(module, "mixed_precision", with_faster)
+    found = hard.rescued(0.1)
+    names = ["static, 2 of 8 layers fp32", "static, 1 of 8 layers fp32"]
+    assert list(found.sensitivity) == names
+    assert [sum(entry.fp32 for entry in found.sensitivity[name]) for name in names] == [2, 1]
+    assert operators(load_onnx(found.files[names[1]]))["Gemm"] == {"fp32": 1, "int8 (static)": 7}
+    assert found.drops[names[1]] == 0.08
+
+
+@pytest.mark.parametrize(
+    ("plain", "by_error", "expected"), [(0.1, 0.2, "minmax"), (0.2, 0.1, "mse")]
+)
+def test_parts_have_the_ranges_that_lose_less_with_every_layer_in_int8(
+    plain: float, by_error: float, expected: str
+):
+    made: list[QuantizeConfig] = []
+    prepared: Any = SimpleNamespace(
+        config=QuantizeConfig(calibration="minmax"),
+        has_pieces=True,
+        slower=frozenset(),
+        static=lambda *_, config, **__: made.append(config),
+    )
+    variants, name = Variants(prepared), "static, layers alone"
+    variants.choose_ranges({name: plain, f"{name}, ranges of least error": by_error})
+    variants.part_static((), Path("x.onnx"))
+    assert made[0].calibration == expected
 
 
 def test_layers_that_are_slower_in_int8_stay_fp32_in_all_that_is_tried(
