@@ -181,9 +181,10 @@ def _quality_card(report: Report, baseline: Arm, arm: Arm) -> KeyFigure | None:
     if quality is None:
         return None
     metric = formatting.metric_format(quality.metric)
-    note = ", ".join(metric.basis(quality.interval, quality.n))
+    notes = [", ".join(metric.basis(quality.interval, quality.n))]
     if baseline.quality and baseline.name != arm.name:
-        note = f"from {metric.value(baseline.quality.value, baseline.quality.n)}; {note}"
+        notes.insert(0, f"from {metric.value(baseline.quality.value, baseline.quality.n)}")
+    note = "; ".join(filter(None, notes))
     return KeyFigure(f"{metric.heading}, test split", metric.value(quality.value, quality.n), note)
 
 

@@ -18,7 +18,7 @@ from compress.report import Report, load_report, render_html, render_markdown
 from compress.report.formatting import fact, metric_format, number, seconds, size
 from compress.report.json_schema import schema_text
 from compress.report.pictures import accuracy_against_latency
-from compress.report.verdict import verdict
+from compress.report.verdict import key_figures, verdict
 
 HOSTILE = '<script>alert("1")</script> & |`*\nnext'
 VOID = {"meta", "br"}
@@ -304,3 +304,14 @@ def test_a_stored_report_renders_to_the_same_page(tmp_path: Path) -> None:
     file.write_text('{"schema_version": 2}', encoding="utf-8")
     with pytest.raises(InputError, match="not a report of schema version 1"):
         load_report(file)
+
+
+def test_a_metric_that_is_one_number_alone_is_told_from_what_it_was_and_no_more():
+    alone = {"interval": None}
+    arms = [
+        arm.model_copy(update={"quality": arm.quality and arm.quality.model_copy(update=alone)})
+        for arm in sample_report().arms
+    ]
+    report = sample_report().model_copy(update={"arms": arms})
+    notes = {figure.label: figure.note for figure in key_figures(report)}
+    assert re.fullmatch(r"from 99\.\d+ %", notes["Accuracy, test split"])
