@@ -131,7 +131,7 @@ def rescue(
     more = make_all(for_openvino, folder)
     found |= _judge(*more, drop_of)
     made, failures = made | more[0], failures | more[1]
-    ways = {"static": len(mixed.fp32)}
+    ways = {"static": max(1, int(_AIM * len(mixed.fp32)))}  # for all of the budget, fewer may do
     if drops.get("dynamic", 0) > max_drop and "dynamic" not in within:
         ways["dynamic"] = 1
     for makers in _outliers_apart(variants, mixed, ways):
