@@ -113,7 +113,7 @@ def time_candidates(
     names = look.affordable(names, glance)
     if set(names) <= {baseline}:
         return Timed(_ratios(found, baseline), (glance,), look.failed)
-    look.left_out = [cell for group in glance for cell in group.slow_threads()]
+    look.left_out = _slow_threads(glance)
     for label in ("best candidates", "closest candidates"):
         start = time.monotonic()
         more = look.at(names, label, workers=workers, rounds=_ROUNDS)
@@ -215,6 +215,12 @@ def _ratios(found: Sequence[_Look], baseline: str) -> dict[str, float]:
         ratios |= {name: measured.overall(baseline, name) for name in measured.arms()}
         ratios = {name: ratio for name, ratio in ratios.items() if name not in measured.failed}
     return ratios
+
+
+def _slow_threads(look: _Look) -> list[Cell]:
+    """Thread counts at which an arm has lost to itself, in one group: one of them always stays."""
+    of = {name: group for group in look for name in group.arms()}
+    return [cell for group in look for cell in group.slow_threads() if of[cell.arm] is group]
 
 
 def _near(look: _Look, baseline: str, allowed: Collection[str], within: float) -> list[str]:

@@ -18,7 +18,7 @@ from compress.export.graph import operators
 from compress.measure.config import BenchConfig
 from compress.measure.judge import TaskJudge
 from compress.measure.latency import Footprint
-from compress.measure.measured import Beside, Measured
+from compress.measure.measured import Beside, Cell, Measured
 from compress.quantization import best, candidates, losses, timing
 from compress.quantization.building import Built, build
 from compress.quantization.config import QuantizeConfig
@@ -238,6 +238,15 @@ def test_a_choice_is_measured_with_few_processes_and_no_control(stage: Stage):
         batch=(1, 3), rounds=2, control=False, warm_up_cap_s=0.1, workers=1, limit_s=150
     )
     assert stage.configs == [look, look.model_copy(update={"workers": 2, "rounds": 6})]
+
+
+def test_groups_that_disagree_leave_out_no_arm_at_all():
+    times = [{("a", 1): 1.0, ("a", 2): 1.6}, {("a", 1): 1.6, ("a", 2): 1.0, ("b", 1): 1.0}]
+    groups = [
+        Measured({Cell(arm, 1, n): np.full((1, 2), time) for (arm, n), time in each.items()}, {})
+        for each in times
+    ]
+    assert timing._slow_threads(groups) == [Cell("a", 1, 1)]
 
 
 def test_what_is_over_the_budget_is_not_timed_on_further_runtimes(stage: Stage):
