@@ -23,6 +23,11 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
             yield from graphs(body)
 
 
+def nodes_everywhere(graph: GraphProto) -> list[NodeProto]:
+    """The nodes of a graph, then those of its bodies."""
+    return [node for inner in graphs(graph) for node in inner.node]
+
+
 def has_bodies(model: ModelProto) -> bool:
     """Whether any node is an If, Loop or Scan, those of functions included."""
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import ModelProto, TensorProto
 
-from compress.export.bodies import graphs
+from compress.export.bodies import graphs, nodes_everywhere
 
 #: Types of floating-point numbers by what they are called.
 FLOATS: dict[int, str] = {
@@ -25,7 +25,7 @@ def float_types(model: ModelProto) -> dict[str, str]:
             found[tensor.name] = FLOATS.get(tensor.data_type)
         for value in graph.input:
             found[value.name] = FLOATS.get(value.type.tensor_type.elem_type)
-    for node in (node for graph in graphs(model.graph) for node in graph.node):
+    for node in nodes_everywhere(model.graph):
         if node.op_type in ("Cast", "ConstantOfShape", "Constant"):
             kinds = [FLOATS.get(entry.i or entry.t.data_type) for entry in node.attribute]
         else:

@@ -12,6 +12,8 @@ from compress.quantization.by_step import LEAST_UNITS
 from compress.quantization.integer_product import LEAST_PRODUCT
 from compress.quantization.weight_only import LEAST_TABLE, LEAST_VALUES
 
+_LEFT = "left in fp32 by the choice: in int8 it was slower or lost too much"
+
 
 def account_of_nodes(model: ModelProto) -> list[dict[str, Any]]:
     """For each computing node its name, operator and precision; without int8 arithmetic also why.
@@ -83,10 +85,7 @@ def _why(entry: Computing, precisions: set[str], *, dynamic: bool) -> str:
             product and size < LEAST_PRODUCT,
             f"fewer than {LEAST_PRODUCT:,} weights do not pay for the conversion",
         ),
-        (
-            product and dynamic and axes != 2,
-            f"dynamic int8 has no product with weights of {axes} axes",
-        ),
+        (product and dynamic and axes < 2, "dynamic int8 has no product with a vector of weights"),
         (
             dynamic and entry.on_left,
             "dynamic int8 has no product with weights on the left",
@@ -96,14 +95,12 @@ def _why(entry: Computing, precisions: set[str], *, dynamic: bool) -> str:
             "static int8 has no LSTM, and the dynamic one was slower or lost too much",
         ),
         (
-            kind.startswith("Conv") and bool(entry.path),
-            "in a body of If, Loop or Scan no ranges can be taken, and convolutions are faster in "
-            "fp32 than with those of each call",
-        ),
-        (
             kind.startswith("Conv") and dynamic,
             "convolutions are faster in fp32 than with ranges taken in each call",
         ),
+        (
+            bool(entry.path) and "int8 (static)" in precisions,
+            f"{_LEFT}, or no range is known there",
+        ),
     ]
-    left = "left in fp32 by the choice: in int8 it was slower or lost too much"
-    return next((reason for holds, reason in reasons if holds), left)
+    return next((reason for holds, reason in reasons if holds), _LEFT)

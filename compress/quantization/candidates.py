@@ -103,8 +103,8 @@ class Candidates:
 
     def _makers_by_operator(self) -> dict[str, Maker]:
         prepared, found = self._prepared, dict[str, Maker]()
-        kinds = [node.op_type for node in prepared.everywhere]
-        stepped = any(node.op_type in _STEPPED and is_wide(node) for node in prepared.everywhere)
+        kinds = [node.op_type for node in prepared.nodes]
+        stepped = any(node.op_type in _STEPPED and is_wide(node) for node in prepared.nodes)
         recurrent = "LSTM" in kinds or stepped
         if prepared.convolutions and (recurrent or prepared.many_products):
             found["static convolutions, the rest dynamic"] = self._both
@@ -123,7 +123,7 @@ class Candidates:
                 found["dynamic, LSTM inputs magnified"] = partial(quantize_dynamic_int8, magnified)
         if kinds.count("LSTM") > 1:
             # The first one reads raw features, whose smallest values one range for all rounds away.
-            first = next(node.name for node in prepared.everywhere if node.op_type == "LSTM")
+            first = next(node.name for node in prepared.nodes if node.op_type == "LSTM")
             found["dynamic, first LSTM fp32"] = partial(
                 quantize_dynamic_int8, prepared.file, keep_fp32=(first,)
             )
@@ -178,5 +178,5 @@ class Candidates:
         half = prepared.folder / "static-convolutions.onnx"
         ranges = prepared.calibration.ranges(prepared.file)
         quantize_static_int8(prepared.file, half, ranges, prepared.config, kinds=("Conv",))
-        stepped = any(node.op_type in _STEPPED for node in prepared.everywhere)
+        stepped = any(node.op_type in _STEPPED for node in prepared.nodes)
         quantize_dynamic_int8(half, path, by_step=stepped)

@@ -154,7 +154,7 @@ def rewrite(
     del model.graph.node[:]
     model.graph.node.extend([*edit.first, *nodes])
     for graph in graphs(model.graph):
-        _drop_unused(graph)
+        drop_unused(graph)
     if MICROSOFT not in {entry.domain for entry in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     return count
@@ -179,7 +179,8 @@ def _replace(
     return count
 
 
-def _drop_unused(graph: GraphProto) -> None:
+def drop_unused(graph: GraphProto) -> None:
+    """Drop constants of a graph that neither its nodes nor their bodies read, in place."""
     used = {value.name for value in graph.output} | names_read(graph)
     keep_only(graph.initializer, lambda tensor: tensor.name in used)
 

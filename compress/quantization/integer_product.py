@@ -29,13 +29,16 @@ def add_product(
     Args:
         x: (…, in), fp32.
         name: of the weight, under which its int8 values are stored once.
-        weight: (in, out).
+        weight: (…, in, out); several matrices are multiplied as by MatMul.
         bias: name of a constant (out,); empty for none.
-        per_channel: a scale for each column of the weight instead of one for all.
+        per_channel: a scale for each column of each matrix instead of one for all.
     """
-    values, scale = quantize_symmetric(weight, 1 if per_channel else ())
+    columns = tuple(axis for axis in range(weight.ndim) if axis != weight.ndim - 2)
+    values, scale = quantize_symmetric(weight, columns if per_channel else ())
+    if not per_channel or weight.ndim == 2:
+        scale = scale.ravel() if per_channel else scale.max()
     stored = edit.constant(f"{name}_int8", values)
-    scales = edit.constant(f"{name}_scale", scale.ravel() if per_channel else scale.max())
+    scales = edit.constant(f"{name}_scale", scale)
     inputs = [x, stored, scales, "", bias] if bias else [x, stored, scales]
     return edit.add("DynamicQuantizeMatMul", inputs, output, domain=MICROSOFT)
 
@@ -49,13 +52,21 @@ def product_converters(least: int, *, per_channel: bool) -> dict[str, Converter]
         if weight is None or weight.size < least:
             return False
         name, output = node.input[1], node.output[0]
+        computed = ""
         if node.op_type == "Gemm":
             name += "_transposed" if attributes(node).get("transB", 0) else ""
             bias = node.input[2] if len(node.input) > 2 else ""
+            if edit.weight(bias) is None:
+                bias, computed = "", bias
         else:
-            bias, output = _added(edit, node, weight.shape[1])
+            bias, output = _added(edit, node, weight.shape[-1])
             absorbed.add(output)
-        add_product(edit, node.input[0], name, weight, bias, output, per_channel=per_channel)
+        result = None if computed else output
+        product = add_product(
+            edit, node.input[0], name, weight, bias, result, per_channel=per_channel
+        )
+        if computed:
+            edit.add("Add", [product, computed], output)
         return True
 
     def skip(edit: Edit, node: NodeProto) -> bool:
@@ -65,9 +76,12 @@ def product_converters(least: int, *, per_channel: bool) -> dict[str, Converter]
 
 
 def _matrix(edit: Edit, node: NodeProto) -> npt.NDArray[np.float32] | None:
-    """The constant right side of a product as (in, out); None where the product is another one."""
+    """The constant right side of a product, (…, in, out); None where the product is another one.
+
+    A Gemm has to be plain, as `rewriting.gemms` makes it.
+    """
     weight, found = edit.weight(node.input[1]), attributes(node)
-    if weight is None or weight.ndim != 2:
+    if weight is None or weight.ndim < 2:
         return None
     if node.op_type == "MatMul":
         return weight
@@ -75,8 +89,7 @@ def _matrix(edit: Edit, node: NodeProto) -> npt.NDArray[np.float32] | None:
     if found.get("transB", 0):
         weight = weight.T
     plain = not found.get("transA", 0) and found.get("alpha", 1) == found.get("beta", 1) == 1
-    without = len(node.input) < 3 or not node.input[2]
-    fits = without or (bias is not None and bias.shape == (weight.shape[1],))
+    fits = bias is None or bias.shape == (weight.shape[1],)
     return weight if plain and fits else None
 
 

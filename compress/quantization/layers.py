@@ -1,4 +1,7 @@
-"""What the layers of an ONNX graph are, by the names of their nodes, and which of them are int8."""
+"""What the layers of an ONNX graph are, by the names of their nodes, and which of them are int8.
+
+Those in the bodies of If, Loop and Scan are among them; no two values have the same name.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from onnx import ModelProto, NodeProto
 
 from compress.errors import ModelFileError
+from compress.export.bodies import graphs, nodes_everywhere
 from compress.export.graph import COMPUTING, RECURRENT
 
 #: What becomes int8 or stays fp32 together: nodes by name, under the name of the group.
@@ -36,8 +40,8 @@ def by_operator(model: ModelProto) -> dict[str, frozenset[str]]:
 
 
 def _weighted(model: ModelProto) -> Iterator[NodeProto]:
-    constant = {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:
+    constant = {tensor.name for graph in graphs(model.graph) for tensor in graph.initializer}
+    for node in nodes_everywhere(model.graph):
         if node.op_type == "Constant":
             constant.update(node.output)
         elif (
@@ -54,7 +58,7 @@ def check_names(model: ModelProto, groups: Groups, place: Path) -> None:
     Args:
         place: the model's file, for the message.
     """
-    counts = Counter(node.name for node in model.graph.node)
+    counts = Counter(node.name for node in nodes_everywhere(model.graph))
     for name in sorted({name for names in groups.values() for name in names}):
         if not name:
             raise ModelFileError(
@@ -72,10 +76,11 @@ def int8_layers(source: ModelProto, quantized: ModelProto) -> frozenset[str]:
     A node that is gone counts: dynamic quantization puts another in its place. What a node reads
     tells nothing by itself, as an fp32 node may stand behind an int8 one.
     """
-    left = {node.name: node for node in quantized.graph.node}
-    made_by = {output: node for node in quantized.graph.node for output in node.output}
-    names = [node.name for node in source.graph.node if node.op_type in COMPUTING]
-    kinds = {node.name: node.op_type for node in source.graph.node}
+    every = nodes_everywhere(quantized.graph)
+    left = {node.name: node for node in every}
+    made_by = {output: node for node in every for output in node.output}
+    kinds = {node.name: node.op_type for node in nodes_everywhere(source.graph)}
+    names = [name for name, kind in kinds.items() if kind in COMPUTING]
     return frozenset(
         name
         for name in names

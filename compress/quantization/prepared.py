@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from compress.export.bodies import graphs
+from compress.export.bodies import nodes_everywhere
 from compress.export.loading import load_graph
 from compress.measure.latency import Batches
 from compress.progress import Progress, quiet
@@ -48,8 +48,7 @@ class Prepared:
         samples: calibration batches.
         config: what was asked for.
         calibration: of this file, shared by all that is made of it.
-        nodes: of the graph itself; static int8 sees no bodies.
-        everywhere: nodes of the graph and of all bodies.
+        nodes: of the graph and of the bodies of its If, Loop and Scan.
         calls: batch size and calls that times are taken with; None where none are.
         on_openvino: whether OpenVINO will be tried, too.
         slower: layers that are slower in int8, as far as that has been measured.
@@ -77,9 +76,9 @@ class Prepared:
         self.on_openvino = any(runtime.startswith("openvino") for runtime in runtimes)
         self.slower: frozenset[str] = frozenset()
         model = load_graph(file)
-        self.nodes = list(model.graph.node)
-        self.everywhere = [node for graph in graphs(model.graph) for node in graph.node]
+        self.nodes = nodes_everywhere(model.graph)
         self._kinds = [node.op_type for node in self.nodes]
+        self._outside = {node.op_type for node in model.graph.node}
         self.calibration = Calibration(samples, config, progress=progress, store=store)
 
     @property
@@ -101,8 +100,8 @@ class Prepared:
 
     @property
     def recurrent(self) -> bool:
-        """Whether the graph itself has an LSTM."""
-        return "LSTM" in self._kinds
+        """Whether the graph itself, outside of any body, has an LSTM."""
+        return "LSTM" in self._outside
 
     @property
     def can_be_static(self) -> bool:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
-from compress.export.bodies import graphs
+from compress.export.bodies import graphs, nodes_everywhere
 from compress.quantization.editing import MICROSOFT, Converter, Edit, attributes, rewrite
 from compress.quantization.rewriting.files import save
 from compress.quantization.saturated_lstm import read_lstm, take_apart
@@ -143,16 +143,16 @@ class _Emulation:
 
 
 def _names(model: ModelProto) -> set[str]:
-    every = (node for graph in graphs(model.graph) for node in graph.node)
-    return {node.name or node.output[0] for node in every}
+    return {node.name or node.output[0] for node in nodes_everywhere(model.graph)}
 
 
 class _Values:
-    """Constants of a graph, and what makes its values."""
+    """Constants of a graph and its bodies, and what makes their values."""
 
     def __init__(self, graph: GraphProto) -> None:
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self._made_by = {name: node for node in graph.node for name in node.output}
+        self._tensors = {tensor.name: tensor for g in graphs(graph) for tensor in g.initializer}
+        nodes = nodes_everywhere(graph)
+        self._made_by = {name: node for node in nodes for name in node.output}
 
     def product(self, node: NodeProto) -> Product | None:
         """The integers behind a node between DequantizeLinear; None for any other."""

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from compress.errors import InputError
+from compress.export.bodies import nodes_everywhere
 from compress.export.loading import load_graph
 from compress.progress import Progress, quiet
 from compress.quantization.divergence import relative_error, score_divergence
@@ -109,7 +110,8 @@ class Probe:
         self._make, self._beside = make, int8
         self._every = frozenset[str]().union(*groups.values())
         self._int8 = int8_layers(load_graph(source), load_graph(int8)) & self._every
-        self._kinds = {node.name: node.op_type for node in load_graph(source).graph.node}
+        nodes = nodes_everywhere(load_graph(source).graph)
+        self._kinds = {node.name: node.op_type for node in nodes}
         self._scores = scores
         self._order: list[str] = []
         self._switched = self._with_switches(source, int8)

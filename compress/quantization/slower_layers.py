@@ -15,6 +15,7 @@ from pathlib import Path
 from onnx import NodeProto
 
 from compress.errors import CompressError
+from compress.export.bodies import nodes_everywhere
 from compress.export.loading import load_graph
 from compress.measure.latency import Batches
 from compress.measure.profile import ProfileConfig, profile
@@ -61,7 +62,7 @@ def slower_layers(
     )
     for arm, reason in failed.items():
         raise CompressError(f"the {arm} model cannot be profiled: {reason}")
-    layers = _Layers(load_graph(fp32).graph.node, names)
+    layers = _Layers(nodes_everywhere(load_graph(fp32).graph), names)
     before, after = (layers.times(found[arm].nodes) for arm in ("fp32", "int8"))
     return frozenset(name for name in before.keys() & after.keys() if after[name] > before[name])
 

@@ -7,39 +7,38 @@ is used, on ranges that `compress.quantization.calibration` found once.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import (
+    add_infer_metadata,
     compute_data_quant_params,
+    model_has_infer_metadata,
     quantize_nparray,
     save_and_reload_model_with_shape_infer,
 )
-from onnxruntime.quantization.registry import QLinearOpsRegistry
 
 from compress.errors import UnknownName
-from compress.export.bodies import has_bodies
+from compress.export.bodies import graphs, has_bodies, nodes_everywhere
 from compress.quantization.calibration.observed import STATIC_KINDS
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.editing import attributes
 from compress.quantization.rewriting.files import load, save, without_weights
-from compress.quantization.scopes import all_names, fresh_name, sort_nodes
+from compress.quantization.rewriting.in_bodies import in_bodies
+from compress.quantization.rounding import UNROUNDED, read_rounded, read_unrounded
+from compress.quantization.scopes import all_names, fresh_name, sort_nodes, unique_names
 from compress.quantization.scratch import inside_scratch_folder
+from compress.quantization.sharing import share_weights
 
-#: Operators whose sums onnxruntime gives in fp32 as fast as in int8. What reads them, such as a
-#: normalization, is as a rule fp32 itself; what is not rounds them as its own input.
-_UNROUNDED = ("Gemm", "MatMul")
-#: Operators that have an int8 kernel of their own, whose results are rounded.
-_CAN_BE_INT8 = frozenset(QLinearOpsRegistry) - frozenset(_UNROUNDED)
 _BIASED = ("Conv", "ConvTranspose", "Gemm")
 _BIASES = (*_BIASED, "InstanceNormalization", "LayerNormalization")
-_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 
@@ -56,7 +55,8 @@ def quantize_static_int8(
 ) -> None:
     """Write a QDQ copy of a preprocessed ONNX file.
 
-    A node that reads or writes a tensor without a range stays as it is.
+    A node that reads or writes a tensor without a range stays as it is. Those in the bodies of If,
+    Loop and Scan become int8 as well.
 
     Args:
         ranges: by tensor, the least and the largest value that int8 holds; see `calibration`.
@@ -72,31 +72,64 @@ def quantize_static_int8(
     source, target = source.absolute(), target.absolute()
     with inside_scratch_folder():
         model = load(source)
+        unique_names(model)
         without_weights(model, save_and_reload_model_with_shape_infer)
-        _unshare_biases(model)
-        nodes = [node.name for node in model.graph.node]
+        nodes = [node.name for node in nodes_everywhere(model.graph)]
         for unknown in set(config.keep_fp32) - set(nodes):
             raise UnknownName("node (keep_fp32)", unknown, filter(None, nodes))
-        kept = [*config.keep_fp32, *keep_fp32, *_without_range(model, ranges)]
-        kept += _with_wide_biases(model)
-        quantizer = QDQQuantizer(
-            model,
-            config.per_channel,
-            config.reduce_range,
-            _TYPES[config.weights],
-            _TYPES[config.activations],
-            _tensors_data(model, ranges),
-            [],
-            kept,
-            list(kinds or sorted(STATIC_KINDS)),
-            _options(model, ranges, config, (*_UNROUNDED, "Conv") if fp32_sums else _UNROUNDED),
+        kept = frozenset((*config.keep_fp32, *keep_fp32))
+        taken = frozenset(kinds or STATIC_KINDS)
+        change = partial(
+            _quantize, ranges=ranges, config=config, kept=kept, kinds=taken, fp32_sums=fp32_sums
         )
-        quantizer.quantize_model()
-    _read_unrounded(quantizer.model.model, set(kinds or STATIC_KINDS), set(kept))
+        in_bodies(change)(model)
+    if has_bodies(model):
+        for graph in graphs(model.graph):
+            read_rounded(graph)
+        share_weights(model)
+    save(model, target)
+
+
+def _quantize(
+    model: ModelProto,
+    *,
+    ranges: Mapping[str, tuple[float, float]],
+    config: QuantizeConfig,
+    kept: frozenset[str],
+    kinds: frozenset[str],
+    fp32_sums: bool,
+) -> int:
+    """Quantize the nodes of a graph in place, not those in its bodies; returns how many came.
+
+    Args:
+        kept: names of nodes that stay as they are.
+        kinds: operator types that do not.
+    """
+    before = len(model.graph.node)
+    if not any(node.op_type in kinds for node in model.graph.node):
+        return 0
+    if not model_has_infer_metadata(model):  # a body, whose types came with those of the graph
+        add_infer_metadata(model)
+    _unshare_biases(model)
+    kept |= {*_without_range(model, ranges), *_with_wide_biases(model)}
+    quantizer = QDQQuantizer(
+        model,
+        config.per_channel,
+        config.reduce_range,
+        _TYPES[config.weights],
+        _TYPES[config.activations],
+        _tensors_data(model, ranges),
+        [],
+        sorted(kept),
+        sorted(kinds),
+        _options(model, ranges, config, (*UNROUNDED, "Conv") if fp32_sums else UNROUNDED),
+    )
+    quantizer.quantize_model()
+    read_unrounded(model, kinds, kept)
     quantizer.model.topological_sort()
     if has_bodies(model):  # it puts an If before what its branches read
-        sort_nodes(quantizer.model.model.graph)
-    save(quantizer.model.model, target)
+        sort_nodes(model.graph)
+    return len(model.graph.node) - before
 
 
 def _unshare_biases(model: ModelProto) -> None:
@@ -113,33 +146,6 @@ def _unshare_biases(model: ModelProto) -> None:
             copy.CopyFrom(tensors[bias])
             copy.name = node.input[2]
         taken.add(bias)
-
-
-def _read_unrounded(model: ModelProto, kinds: set[str], kept: set[str]) -> None:
-    """Let nodes that stay fp32 read what a node in fp32 gives, as it was before it was rounded.
-
-    onnxruntime's quantizer rounds a value for all that read it: the residual beside a product, too.
-    What could be int8 itself stays rounded for all: a fp32 reader would keep it from that.
-    """
-    made = {name: node for node in model.graph.node for name in node.output}
-    for node in model.graph.node:
-        if node.op_type in (*kinds, *_ROUNDING) and node.name not in kept:
-            continue
-        for place, name in enumerate(node.input):
-            source = _before_rounding(made, name)
-            maker = made.get(source)
-            if source and (maker is None or maker.op_type not in _CAN_BE_INT8):
-                node.input[place] = source
-
-
-def _before_rounding(made: Mapping[str, NodeProto], name: str) -> str:
-    """What QuantizeLinear and DequantizeLinear made a value from; empty where they did not."""
-    for kind in reversed(_ROUNDING):
-        node = made.get(name)
-        if node is None or node.op_type != kind:
-            return ""
-        name = node.input[0]
-    return name
 
 
 def _options(
@@ -216,7 +222,8 @@ def _with_wide_biases(model: ModelProto) -> Iterator[str]:
 
 def _tensors_data(model: ModelProto, ranges: Mapping[str, tuple[float, float]]) -> TensorsData:
     types, found = _types(model), {}
-    for name, (low, high) in ranges.items():
+    touched = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    for name, (low, high) in ((name, ranges[name]) for name in sorted(touched & ranges.keys())):
         kind = types.get(name, np.float32)
         lowest, highest = (np.array(bound, dtype=kind) for bound in (low, high))
         found[name] = TensorData(lowest=lowest, highest=highest)

@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable, Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from compress.export.bodies import graphs, nodes_everywhere
 from compress.quantization.layers import weights_of
-from compress.quantization.scopes import names_read
+from compress.quantization.rewriting.graph import copied
+from compress.quantization.scopes import all_names, defined_names
 
 _QUANTIZE, _RESTORE = "QuantizeLinear", "DequantizeLinear"
 
@@ -31,21 +33,23 @@ def with_switches(
         The model and the nodes in the input's order; None where a node was not quantized by
         QuantizeLinear and DequantizeLinear around it, as in dynamic int8.
     """
-    switch = _fresh(source.graph, "switches")
+    switch = _fresh(source, "switches")
     branches = int8_branches(source, quantized, names, f"{switch}_")
     if branches is None:
         return None
     model = ModelProto()
     model.CopyFrom(source)
-    order, nodes = list(branches), list[NodeProto]()
-    for node in source.graph.node:
-        if node.name in branches:
-            place = order.index(node.name)
-            nodes += _switched(node, branches[node.name], switch, place, model.graph)
-        else:
-            nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    order = list(branches)
+    for graph in reversed(list(graphs(model.graph))):  # inner ones first
+        nodes = list[NodeProto]()
+        for node in graph.node:
+            if node.name in branches:
+                place = order.index(node.name)
+                nodes += _switched(node, branches[node.name], switch, place, model.graph)
+            else:
+                nodes.append(copied(node))
+        del graph.node[:]
+        graph.node.extend(nodes)
     shape = [len(order)]
     model.graph.input.append(helper.make_tensor_value_info(switch, TensorProto.BOOL, shape))
     _import_domains(model, quantized)
@@ -64,7 +68,7 @@ def int8_branches(
     if _opset(source) != _opset(quantized):
         return None
     reader, found = _Reader(quantized.graph), dict[str, GraphProto]()
-    for node in source.graph.node:
+    for node in nodes_everywhere(source.graph):
         if node.name in names:
             branch = reader.branch(node, f"{prefix}{len(found)}_")
             if branch is None:
@@ -83,9 +87,9 @@ def _import_domains(model: ModelProto, quantized: ModelProto) -> None:
     model.opset_import.extend(o for o in quantized.opset_import if o.domain not in known)
 
 
-def _fresh(graph: GraphProto, name: str) -> str:
-    """A name that nothing in the graph begins with."""
-    taken = names_read(graph) | {output for node in graph.node for output in node.output}
+def _fresh(model: ModelProto, name: str) -> str:
+    """A name that nothing in the model begins with."""
+    taken = all_names(model)
     while any(other.startswith(name) for other in taken):
         name += "_"
     return name
@@ -116,11 +120,18 @@ class _Reader:
     """What a quantizer wrote around each node."""
 
     def __init__(self, graph: GraphProto) -> None:
-        self._nodes = {node.name: node for node in graph.node}
-        self._made_by = {output: node for node in graph.node for output in node.output}
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self._stored = {node.input[0]: node for node in graph.node if node.op_type == _QUANTIZE}
-        self._restored = {node.input[0]: node for node in graph.node if node.op_type == _RESTORE}
+        every = nodes_everywhere(graph)
+        self._nodes = {node.name: node for node in every}
+        #: What rounds a value where it is made; bodies that read it may round it for themselves.
+        self._stored = {
+            node.input[0]: node
+            for inner in graphs(graph)
+            for node in inner.node
+            if node.op_type == _QUANTIZE and node.input[0] in defined_names(inner)
+        }
+        self._made_by = {output: node for node in every for output in node.output}
+        self._tensors = {tensor.name: tensor for g in graphs(graph) for tensor in g.initializer}
+        self._restored = {node.input[0]: node for node in every if node.op_type == _RESTORE}
 
     def branch(self, source: NodeProto, prefix: str) -> GraphProto | None:
         """The int8 form of a node as a graph without inputs; it reads what the node read.

@@ -76,6 +76,7 @@ def test_weights_that_no_int8_operator_takes_are_told_with_the_reason(tmp_path: 
     node = helper.make_node
     constants = {
         "many": np.ones((4, 64, 64), np.float32),
+        "vector": np.ones(9000, np.float32),
         "left": np.ones((64, 128), np.float32),
         "w": np.ones((64, 128), np.float32),
         "experts": np.ones((4, 64, 64), np.float32),
@@ -94,19 +95,22 @@ def test_weights_that_no_int8_operator_takes_are_told_with_the_reason(tmp_path: 
         node("Einsum", ["b", "scale"], ["d"], "scaled", equation="btd,d->btd"),
         node("GatherND", ["experts", "picked"], ["e"], "experts"),
         node("Gather", ["small", "picked"], ["f"], "small"),
+        node("MatMul", ["wide", "vector"], ["g"], "vector"),
     ]
     nodes[5], nodes[6] = nodes[6], nodes[5]
-    inputs = [value("x", [4, 64, 64]), value("picked", ["n", 1], onnx.TensorProto.INT64)]
-    outputs = [value("c", None), value("d", None), value("e", None), value("f", None)]
+    inputs = [value("x", [4, 64, 64]), value("wide", ["n", 9000])]
+    inputs.append(value("picked", ["n", 1], onnx.TensorProto.INT64))
+    outputs = [value(name, None) for name in "cdefg"]
     source = save(tmp_path / "m.onnx", nodes, inputs, outputs, constants)
     quantize_dynamic_int8(source, tmp_path / "dynamic.onnx")
     assert by_name(tmp_path / "dynamic.onnx") == {
-        "many": "dynamic int8 has no product with weights of 3 axes",
+        "many": "",
         "computed": "both sides are computed: there are no weights to quantize",
         "right": "",
         "left": "dynamic int8 has no product with weights on the left",
         "scaled": "onnxruntime has no int8 Einsum, and this one is no product of two",
         "experts": "it reads what is no row of a table, which stays as it is",
+        "vector": "dynamic int8 has no product with a vector of weights",
     }
 
 

@@ -259,21 +259,25 @@ def convolution(name):
     return body([node("Conv", ["x", "k"], name, pads=[1, 1, 1, 1])], [name], constants)
 
 
-def test_why_a_convolution_in_a_body_stays_fp32(tmp_path):
+def test_why_convolutions_in_bodies_stay_fp32_beside_dynamic_int8(tmp_path):
     source = model(
-        [branches("c", ["y"], convolution("p"), convolution("q"), "either")],
-        [value("x", ["n", 3, 8, 8]), CONDITION],
-        [value("y", ["n", 8, 8, 8])],
+        [
+            branches("c", ["y"], convolution("p"), convolution("q"), "either"),
+            node("MatMul", ["r", "v"], "z"),
+        ],
+        [value("x", ["n", 3, 8, 8]), value("r", ["n", 128]), CONDITION],
+        [value("y", ["n", 8, 8, 8]), value("z")],
+        {"v": normal(128, 96)},
     )
-    path = saved(source, tmp_path / "a.onnx")
-    assert [(e["name"], e["why"]) for e in account_of_nodes(load_onnx(path))] == [
-        (
-            f"either/{branch}/Conv of {name}",
-            "in a body of If, Loop or Scan no ranges can be taken, and convolutions are faster in "
-            "fp32 than with those of each call",
-        )
-        for branch, name in (("else_branch", "q"), ("then_branch", "p"))
-    ]
+    target = tmp_path / "b.onnx"
+    quantize_dynamic_int8(saved(source, tmp_path / "a.onnx"), target)
+    found = {e["name"]: e.get("why", "") for e in account_of_nodes(load_onnx(target))}
+    why = "convolutions are faster in fp32 than with ranges taken in each call"
+    assert found == {
+        "either/else_branch/Conv of q": why,
+        "either/then_branch/Conv of p": why,
+        "MatMul of z": "",
+    }
 
 
 def test_integers_inside_of_a_branch_are_seen(tmp_path):

@@ -87,6 +87,28 @@ def test_a_product_is_one_integer_operator(
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_weights_of_several_matrices_have_scales_of_their_own(per_channel: bool, tmp_path: Path):
+    """One matrix is ten times as large as the next; each is multiplied with its own rows."""
+    weight = normal(3, 128, 96) * np.float32([[[1]], [[10]], [[100]]])
+    constants = {"w": weight, "b": normal(96)}
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "front"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "w"], ["product"], "product"),
+        helper.make_node("Add", ["product", "b"], ["each"]),
+        helper.make_node("ReduceSum", ["each", "front"], ["y"], keepdims=0),
+    ]
+    source = write(tmp_path / "a.onnx", nodes, constants | {"front": np.array([0])}, 128)
+    quantize_dynamic_int8(source, tmp_path / "b.onnx", per_channel=per_channel)
+    assert kinds(tmp_path / "b.onnx") == ["Unsqueeze", "DynamicQuantizeMatMul", "ReduceSum"]
+    rows = np.rint(RANDOM.uniform(-0.5, 254.5, (5, 128))).astype(np.float32)
+    rows[0, :2] = (0, 255)
+    values, scale = quantize_symmetric(weight, (0, 2) if per_channel else ())
+    expected = (rows @ (values * scale) + constants["b"]).sum(axis=0)
+    found = run(tmp_path / "b.onnx", x=rows)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_what_is_no_plain_product_stays_as_it_is(tmp_path: Path):
     weight = normal(128, 128)
     nodes = [

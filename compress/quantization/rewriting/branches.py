@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compress.export.bodies import bodies, graphs
+from compress.export.bodies import bodies, graphs, nodes_everywhere
 from compress.quantization.editing import Array, attributes
 from compress.quantization.rewriting.files import without_weights
 from compress.quantization.rewriting.graph import copied
@@ -43,7 +43,7 @@ def inline_known_branches(model: ModelProto) -> int:
     Returns:
         How many If were replaced, those inside of others, too.
     """
-    if not any(node.op_type == "If" for graph in graphs(model.graph) for node in graph.node):
+    if not any(node.op_type == "If" for node in nodes_everywhere(model.graph)):
         return 0
     unique_names(model)
     count = 0

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
-from compress.export.bodies import graphs
+from compress.export.bodies import graphs, nodes_everywhere
 from compress.quantization.editing import attributes
 from compress.quantization.rewriting.files import without_weights
 from compress.quantization.rewriting.graph import Graph, copied
@@ -107,24 +107,10 @@ def flush_tiny_weights(model: ModelProto) -> int:
     return count
 
 
-def flatten_biases(model: ModelProto) -> int:
-    """Biases of Gemm that are written as one row become a list; returns how many.
-
-    onnxruntime's quantizer takes no other.
-    """
-    graph, count = Graph(model), 0
-    for node in graph.nodes("Gemm"):
-        bias = graph.constant(node.input[2]) if len(node.input) > 2 else None
-        if bias is not None and bias.ndim == 2 and bias.shape[0] == 1:
-            node.input[2] = graph.add_constant(node.input[2], bias[0])
-            count += 1
-    return count
-
-
 def name_nodes(model: ModelProto) -> int:
     """Give nodes a name that have none or another one's; returns how many."""
     taken, numbers, count = set[str](), Counter[str](), 0
-    every = [node for graph in graphs(model.graph) for node in graph.node]
+    every = nodes_everywhere(model.graph)
     names = {node.name for node in every}
     for node in every:
         if not node.name or node.name in taken:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compress.export.bodies import graphs
+from compress.export.bodies import graphs, nodes_everywhere
 from compress.quantization.editing import MICROSOFT, Array, attributes
 from compress.quantization.scopes import all_names, fresh_name, names_read
 
@@ -187,7 +187,7 @@ def opset(model: ModelProto) -> int:
 
 
 def _declare_domains(model: ModelProto) -> None:
-    used = {node.domain for graph in graphs(model.graph) for node in graph.node}
+    used = {node.domain for node in nodes_everywhere(model.graph)}
     if MICROSOFT in used and MICROSOFT not in {entry.domain for entry in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
 

@@ -23,6 +23,7 @@ from compress.quantization.rewriting.einsums import multiply_einsums
 from compress.quantization.rewriting.embeddings import compute_on_tables
 from compress.quantization.rewriting.files import load, save
 from compress.quantization.rewriting.folding import DOUBTFUL, fold, infer_shapes
+from compress.quantization.rewriting.gemms import plain_gemms
 from compress.quantization.rewriting.impossible_branches import inline_only_branches
 from compress.quantization.rewriting.in_bodies import Change, in_bodies
 from compress.quantization.rewriting.normalizations import fuse_layer_normalization
@@ -33,6 +34,7 @@ from compress.quantization.rewriting.rows import gather_rows
 from compress.quantization.rewriting.tidy import tidy
 from compress.quantization.rewriting.vocabularies import fold_vocabularies
 from compress.quantization.rewriting.widening import widen
+from compress.quantization.scopes import unique_names
 from compress.runtime.isolated import Call, calls
 from compress.runtime.onnxruntime import Feeds
 
@@ -61,11 +63,12 @@ def _steps(call: Call) -> dict[str, tuple[Change, ...]]:
         "constant parts folded": tuple(folding),
         "tiny weights to zero": (constants.flush_tiny_weights,),
         "nodes named": (constants.name_nodes,),
+        "values in bodies named": (unique_names,),
         "shapes inferred": _INFERRING,
         "casts to what a value is": (in_bodies(constants.drop_passing),),
         "Einsum to products": (in_bodies(multiply_einsums),),
         "scales and shifts merged into weights": (in_bodies(merge_affine),),
-        "biases of one row to lists": (in_bodies(constants.flatten_biases),),
+        "plain Gemm": (in_bodies(plain_gemms),),
         "one-hot products to Gather": (in_bodies(fuse_one_hot),),
         "GatherND of rows to Gather": (in_bodies(gather_rows),),
         "LayerNormalization": (in_bodies(fuse_layer_normalization),),

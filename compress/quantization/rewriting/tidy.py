@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import GraphProto, ModelProto
 
-from compress.export.bodies import bodies, graphs
+from compress.export.bodies import bodies, nodes_everywhere
 from compress.quantization.rewriting.files import keep_only
 from compress.quantization.rewriting.graph import copied
 from compress.quantization.scopes import captured, names_read
@@ -50,7 +50,7 @@ def _drop_dead_nodes(graph: GraphProto) -> None:
 
 def _drop_unused_domains(model: ModelProto) -> None:
     """onnxruntime's optimizer declares all domains that it knows."""
-    used = {node.domain for graph in graphs(model.graph) for node in graph.node}
+    used = {node.domain for node in nodes_everywhere(model.graph)}
     used |= {"", "ai.onnx"}
     used |= {node.domain for function in model.functions for node in function.node}
     used |= {function.domain for function in model.functions}

@@ -9,7 +9,6 @@ from sketch import Sketch, kinds, run
 
 from compress.quantization.rewriting.constants import (
     drop_passing,
-    flatten_biases,
     flush_tiny_weights,
     inline_functions,
     lift_constants,
@@ -183,18 +182,6 @@ def test_functions():
     assert kinds(model) == {"Mul": 1, "Add": 1}
     assert not model.functions
     assert run(model, np.array([2, 3], np.float32))[0].tolist() == [6, 12]
-
-
-def test_a_bias_of_one_row_becomes_a_list():
-    g, random = Sketch(18), np.random.default_rng(0)
-    weight, row, whole = (g.constant(random.random(shape)) for shape in ((4, 5), (1, 5), (3, 5)))
-    x = g.input("x", (3, 4))
-    model = g.output(g.Add(g.Gemm(x, weight, row), g.Gemm(x, weight, whole))).model()
-    rows = random.random((3, 4)).astype(np.float32)
-    expected = run(model, rows)[0]
-    assert flatten_biases(model) == 1
-    assert [5] in [list(tensor.dims) for tensor in model.graph.initializer]
-    np.testing.assert_array_equal(run(model, rows)[0], expected)
 
 
 def test_weights_next_to_nothing_become_zero():
