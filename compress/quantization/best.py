@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from compress.runtime.interface import Target
 
 #: Latencies closer than this count as equal on a shared machine; so do sizes.
 MARGIN = 0.03
+#: What uses half of the budget may be slower by so much than what uses all of it: of two models
+#: that just keep the budget here, one loses more on other data.
+_RISK = 0.2
 #: Drops are means of many samples.
 _ROUNDING = 1e-9
 #: Why a candidate of a slow model is left out.
@@ -167,21 +170,22 @@ def choose(
     usable = within & found.keys() & timed.contenders if told else set[str]()
     alone = {
         batch: Alone(name, arms[name], timed.threads(name, batch), gain, drops[name])
-        for batch, (name, gain) in _faster_alone(usable, chosen, timed, goal.bench.batch).items()
+        for batch, (name, gain) in _faster_alone(usable, chosen, timed, drops, goal).items()
     }
     return Choice(taken, arms[chosen], account, best_threads, alone, timed.interrupted)
 
 
 def _faster_alone(
-    usable: Collection[str], chosen: str, timed: Timed, batches: Sequence[int]
+    usable: Collection[str], chosen: str, timed: Timed, drops: Mapping[str, float], goal: Goal
 ) -> dict[int, tuple[str, float]]:
-    """By batch size the fastest of the usable ones and by how much, where it is worth a file."""
+    """By batch size the best of the usable ones and how much faster it is, where worth a file."""
     found = dict[int, tuple[str, float]]()
-    for batch in batches if len(batches) > 1 else ():
-        ratios = {name: timed.ratio(name, INPUT, batch) for name in sorted(usable)}
-        name = min(ratios, key=lambda one: ratios[one], default=chosen)
-        gain = timed.ratio(chosen, INPUT, batch) / ratios.get(name, 1.0)
-        if name != chosen and gain > 1 + 2 * MARGIN:
+    for batch in goal.bench.batch if len(goal.bench.batch) > 1 else ():
+        ratios = {name: timed.ratio(name, INPUT, batch) for name in sorted({*usable, chosen})}
+        prices = {name: ratio * _cost(drops[name], goal) for name, ratio in ratios.items()}
+        name = min(sorted(usable), key=prices.__getitem__, default=chosen)
+        gain = ratios[chosen] / ratios[name]
+        if min(gain, prices[chosen] / prices[name]) > 1 + 2 * MARGIN:
             found[batch] = name, gain
     return found
 
@@ -230,14 +234,25 @@ def _refusal(name: str, drop: float, ratio: float | None, goal: Goal, change: st
 
 
 def _best(found: dict[str, Candidate], goal: Goal) -> str:
+    """The fastest, or the smallest: little speed is no reason to use up the budget."""
     allowed = [entry for entry in found.values() if not entry.reason] or [found[INPUT]]
     if goal.minimise == "size":
         return min(allowed, key=_size).name
-    # What uses the whole budget here may exceed it on other data, for little in return.
-    near = _near_least(allowed, _latency, 2 * MARGIN)
-    safe = [entry for entry in near if (entry.drop or 0.0) <= goal.max_drop / 2]
-    equals = _near_least(safe or allowed, _latency)
-    return min(_near_least(equals, _size), key=_latency).name
+
+    def price(entry: Candidate) -> float:
+        return _latency(entry) * _cost(entry.drop, goal)
+
+    near = _near_least(allowed, price, 2 * MARGIN)
+    safe = [entry for entry in near if _cost(entry.drop, goal) == 1]
+    equals = _near_least(safe or allowed, price)
+    return min(_near_least(equals, _size), key=price).name
+
+
+def _cost(drop: float | None, goal: Goal) -> float:
+    """What a latency counts for: itself up to half of the budget, more by `_RISK` at all of it."""
+    half = goal.max_drop / 2
+    over = (drop or 0.0) - half
+    return 1 + _RISK * over / half if half and over > 0 else 1.0
 
 
 def _near_least(
@@ -258,7 +273,9 @@ def _size(entry: Candidate) -> float:
 
 def _account(entry: Candidate, chosen: str, found: dict[str, Candidate], goal: Goal) -> Candidate:
     if entry.name != chosen:
-        return entry.model_copy(update={"reason": entry.reason or f"{chosen} is faster or smaller"})
+        passed_over = _latency(entry) * (1 + 2 * MARGIN) < _latency(found[chosen])
+        better = "loses less, and is little slower" if passed_over else "is faster or smaller"
+        return entry.model_copy(update={"reason": entry.reason or f"{chosen} {better}"})
     allowed = [_latency(other) for other in found.values() if not other.reason]
     if entry.reason:
         reason = "nothing else is within the budget"
@@ -268,6 +285,8 @@ def _account(entry: Candidate, chosen: str, found: dict[str, Candidate], goal: G
         reason = "nothing else is faster within the budget"
     elif entry.latency_ratio == min(allowed):
         reason = "fastest within the budget"
-    else:
+    elif _latency(entry) <= min(allowed) * (1 + 2 * MARGIN):
         reason = f"safest, or smallest, of those within {2 * MARGIN:.0%} of the fastest"
+    else:
+        reason = "what is faster uses most of the budget, and may miss it on other data"
     return entry.model_copy(update={"kept": True, "reason": reason})

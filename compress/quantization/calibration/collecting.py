@@ -37,6 +37,10 @@ BUDGET = 2**27
 _RUNS = 8
 
 
+class CannotRun(InputError):
+    """onnxruntime fails on the samples."""
+
+
 def collect(
     source: Path,
     batches: Iterable[Feeds],
@@ -47,6 +51,7 @@ def collect(
     kinds: Collection[str] = STATIC_KINDS,
     threads: int = 0,
     budget: int = BUDGET,
+    bodies: bool = True,
 ) -> Statistics:
     """Run samples through an ONNX file and keep statistics of every tensor that needs a range.
 
@@ -59,16 +64,17 @@ def collect(
         kinds: operators whose inputs and outputs need a range; all that can be static int8.
         threads: 0 for all cores; the result does not depend on it.
         budget: bytes of all tensors in the runs under way.
+        bodies: whether to look into those of If, Loop and Scan.
 
     Raises:
-        InputError: no samples; NaN or infinity in the data or in what a layer reads or gives;
-            onnxruntime fails on it.
+        InputError: no samples; NaN or infinity in the data or in what a layer reads or gives.
+        CannotRun: onnxruntime fails on the samples; it is an InputError.
         ShapeMismatch: the model does not take arrays of this number, shape or type.
         ModelFileError: the file is missing, damaged, or onnxruntime cannot run it.
         UnknownName: no tensor of a name in `channels`.
     """
     total, number = len(batches) if isinstance(batches, Sized) else 0, 0
-    model = _Model(source, kinds, channels or {}, bins)
+    model = _Model(source, kinds, channels or {}, bins, bodies=bodies)
     told = partial(progress, "calibration")
     pool = ThreadPoolExecutor(threads or cores())
     try:
@@ -92,11 +98,18 @@ class _Model:
     """What is run, on how many threads a run computes, and what its values are counted by."""
 
     def __init__(
-        self, source: Path, kinds: Collection[str], channels: Mapping[str, int], bins: int
+        self,
+        source: Path,
+        kinds: Collection[str],
+        channels: Mapping[str, int],
+        bins: int,
+        *,
+        bodies: bool,
     ) -> None:
         self.source, self.channels = source, channels
-        self._kinds, self._threads = kinds, 1
-        self.observed = observe(source, kinds=kinds, channels=channels, threads=1)
+        self._threads = 1
+        self._observe = partial(observe, source, kinds=kinds, channels=channels, bodies=bodies)
+        self.observed = self._observe(threads=1)
         names = {origin.name for origin in self.observed.origins.values()}
         self.counters = {name: Counter(bins) for name in sorted(names)}
 
@@ -106,9 +119,7 @@ class _Model:
             return
         self._threads = threads
         del self.observed  # two of them may not fit
-        self.observed = observe(
-            self.source, kinds=self._kinds, channels=self.channels, threads=threads
-        )
+        self.observed = self._observe(threads=threads)
 
     def see(self, run: Run, number: int) -> Seen:
         return see(
@@ -248,7 +259,7 @@ class _Collector:
             if tensor.channels is not None and name in seen.channels:
                 tensor.channels.merge(seen.channels[name])
 
-    def _failed(self, error: RunError, number: int) -> InputError:
-        return InputError(
+    def _failed(self, error: RunError, number: int) -> CannotRun:
+        return CannotRun(
             f"{self._model.source}: onnxruntime fails on calibration batch {number}: {error}"
         )

@@ -28,8 +28,9 @@ def bring_out(model: ModelProto, wanted: Collection[str]) -> None:
     """Make floating-point values in bodies outputs of the model, under their names, in place.
 
     Each is fp32 with one axis: all its values, of all steps in their order, and none where the
-    branch was not taken. Inside they get other names. Values of a body whose node is none of
-    ONNX's, or a Scan of before opset 9, are left out.
+    branch was not taken. Inside they get other names. Left out are values of a body whose node is
+    none of ONNX's, or a Scan of before opset 9, and those of bodies in a Scan, of which each step
+    may give another number.
 
     Args:
         model: in which no two values have the same name.
@@ -61,7 +62,7 @@ class _Carrier:
         while place < len(graph.node):
             node, after = graph.node[place], list[NodeProto]()
             for which, body in bodies(node):
-                inner = self.out_of_bodies(body, wanted)
+                inner = self.out_of_bodies(body, wanted if node.op_type != "Scan" else set())
                 inner += list(self._flat(body, wanted))
                 if inner and node.domain in _ONNX:
                     found += self._out_of(graph, node, which, body, inner, after)

@@ -61,7 +61,12 @@ class Observed:
 
 
 def observe(
-    source: Path, *, kinds: Collection[str], channels: Collection[str], threads: int
+    source: Path,
+    *,
+    kinds: Collection[str],
+    channels: Collection[str],
+    threads: int,
+    bodies: bool = True,
 ) -> Observed:
     """Load a model so that it gives what calibration needs.
 
@@ -69,6 +74,7 @@ def observe(
         kinds: operators whose inputs and outputs need a range.
         channels: tensors that are looked at by themselves, not through their origin.
         threads: of onnxruntime; 0 for all cores.
+        bodies: whether to look into those of If, Loop and Scan, where onnxruntime takes that.
 
     Raises:
         ModelFileError: the file is missing, damaged, or onnxruntime cannot run it.
@@ -79,7 +85,7 @@ def observe(
     layered = frozenset(_touched(nodes_everywhere(model.graph), _LAYERS))
     wanted = {origin.name for origin in origins.values()}
     outside = wanted & {name for node in model.graph.node for name in node.output}
-    inside = wanted & _floats_in_bodies(model)
+    inside = wanted & _floats_in_bodies(model) if bodies else set[str]()
     declared = {value.name for value in model.graph.output}
     # Without a type: onnxruntime infers it, also where the file does not declare it.
     model.graph.output.extend(ValueInfoProto(name=name) for name in sorted(outside - declared))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compress.progress import Progress, quiet
-from compress.quantization.calibration.collecting import collect
+from compress.quantization.calibration.collecting import CannotRun, collect
 from compress.quantization.calibration.observed import (
     STATIC_KINDS,
     tensors_made,
@@ -87,7 +88,8 @@ class Calibration:
         self, source: Path, channels: Mapping[str, int] | None, kinds: Collection[str]
     ) -> Statistics:
         began = time.monotonic()
-        found = collect(
+        run = partial(
+            collect,
             source,
             self._samples,
             progress=self._progress,
@@ -95,6 +97,10 @@ class Calibration:
             kinds=kinds,
             threads=self._threads,
         )
+        try:
+            found = run()
+        except CannotRun:  # such as a Scan whose steps give values of another shape each
+            found = run(bodies=False)
         self._passes += 1
         self._seconds += time.monotonic() - began
         return found

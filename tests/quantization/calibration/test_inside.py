@@ -10,8 +10,9 @@ from nested import body, branches, crash, model, node, normal, saved, value
 from onnx import helper
 
 from compress.quantization.calibration import observed
-from compress.quantization.calibration.collecting import collect
+from compress.quantization.calibration.collecting import CannotRun, collect
 from compress.quantization.calibration.inside import bring_out
+from compress.quantization.calibration.shared import Calibration
 from compress.quantization.config import QuantizeConfig
 from compress.quantization.rewriting.simplify import simplify
 from compress.quantization.scopes import unique_names
@@ -116,6 +117,55 @@ def test_of_a_scan():
     found = brought(source, {"square"}, x=x)
     np.testing.assert_array_equal(found["square"], (x * x).ravel())
     np.testing.assert_allclose(found["y"], np.cumsum(x * x, axis=0), rtol=1e-6)
+
+
+def summed(nodes, result):
+    """A Scan over rows of three that adds a value of each to its state; `x` is what it reads."""
+    nodes = [*nodes, node("ReduceSum", [result], "sum", keepdims=0), node("Add", ["h", "sum"], "n")]
+    step = body(nodes, [value("n", [])], {}, [value("h", []), value("row", [3])])
+    return helper.make_node("Scan", ["zero", "a"], ["y"], body=step, num_scan_inputs=1)
+
+
+def test_of_an_if_in_a_scan_nothing_comes_out():
+    """Each step would give another number of values, which a Scan cannot stack."""
+    chosen = branches(
+        "c",
+        ["z"],
+        body([node("Neg", ["row"], "p")], [value("p", [3])]),
+        body([node("Exp", ["row"], "q")], [value("q", [3])]),
+    )
+    nodes = [node("ReduceMean", ["row"], "m", keepdims=0), node("Greater", ["m", "zero"], "c")]
+    scan = summed([*nodes, chosen, node("Mul", ["z", "z"], "s")], "s")
+    source = model(
+        [node("Relu", ["x"], "a"), scan],
+        [value("x")],
+        [value("y", [])],
+        {"zero": np.float32(0)},
+    )
+    x = normal(4, 3)
+    found = brought(source, {"p", "s"}, x=x)
+    assert found.keys() == {"y", "s"}
+    assert len(found["s"]) == 12
+
+
+def test_where_steps_of_a_scan_differ_in_shape_the_rest_is_still_seen(tmp_path):
+    nodes = [
+        node("Greater", ["row", "zero"], "above"),
+        node("Compress", ["row", "above"], "some"),
+        node("Mul", ["some", "some"], "s"),
+    ]
+    source = model(
+        [node("Relu", ["x"], "a"), summed(nodes, "s")],
+        [value("x")],
+        [value("y", [])],
+        {"zero": np.float32(0)},
+    )
+    path, samples = saved(source, tmp_path / "a.onnx"), [(normal(4, 3),), (normal(4, 3),)]
+    simplify(path, tmp_path / "b.onnx", samples[0])
+    with pytest.raises(CannotRun, match="onnxruntime fails on calibration batch 1"):
+        collect(tmp_path / "b.onnx", samples)
+    found = Calibration(samples, QuantizeConfig()).ranges(tmp_path / "b.onnx")
+    assert found.keys() == {"x", "a"}
 
 
 def test_of_an_if_in_a_loop_every_second_step():
