@@ -74,9 +74,9 @@ def _converters(least: int, *, per_channel: bool, by_step: bool) -> dict[str, Co
 def _unless(keep_fp32: Collection[str], convert: Converter) -> Converter:
     def convert_one(edit: Edit, node: NodeProto) -> bool:
         done = node.name not in keep_fp32 and convert(edit, node)
-        if done and edit.nodes:  # what is told of the layer later goes by its name
-            int8 = [new for new in edit.nodes if new.domain == MICROSOFT] or edit.nodes
-            int8[-1].name = node.name
+        # What is told of the layer later goes by its name.
+        if done and edit.nodes and node.name not in {new.name for new in edit.nodes}:
+            edit.nodes[-1].name = node.name
         return done
 
     return convert_one

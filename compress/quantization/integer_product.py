@@ -65,6 +65,7 @@ def product_converters(least: int, *, per_channel: bool) -> dict[str, Converter]
         product = add_product(
             edit, node.input[0], name, weight, bias, result, per_channel=per_channel
         )
+        edit.nodes[-1].name = node.name
         if computed:
             edit.add("Add", [product, computed], output)
         return True

@@ -36,24 +36,25 @@ def _plain(graph: Graph, node: NodeProto, weight: Array) -> list[NodeProto]:
         return []
     if alpha != 1:
         name = graph.add_constant(f"{name}_scaled", (weight * alpha).astype(np.float32))
-    before, after = list[NodeProto](), list[NodeProto]()
+    nodes = list[NodeProto]()
     if attribute(node, "transA", 0):
-        before.append(graph.add_node("Transpose", [x], perm=[1, 0]))
-        x = before[0].output[0]
+        nodes.append(graph.add_node("Transpose", [x], perm=[1, 0]))
+        x = nodes[0].output[0]
     outputs = weight.shape[0] if attribute(node, "transB", 0) else weight.shape[1]
     behind = ""
     if added is not None:
         bias, behind = _bias(graph, bias, added, beta, outputs)
-    if (x, name, bias) == (*node.input[:2], [*node.input, ""][2]):
+    if beta == 1 and [x, name, bias] == [*node.input, ""][:3]:
         return []
     inputs = [x, name, bias] if bias else [x, name]
     result = node.output[0] if not behind else ""
     settings: dict[str, Any] = {"transB": 1} if attribute(node, "transB", 0) else {}
     product = graph.add_node("Gemm", inputs, result, **settings)
     product.name = node.name or product.name
+    nodes.append(product)
     if behind:
-        after.append(graph.add_node("Add", [product.output[0], behind], node.output[0]))
-    return [*before, product, *after]
+        nodes.append(graph.add_node("Add", [product.output[0], behind], node.output[0]))
+    return nodes
 
 
 def _bias(graph: Graph, name: str, values: Array, beta: float, outputs: int) -> tuple[str, str]:
