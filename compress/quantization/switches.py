@@ -125,9 +125,9 @@ class _Reader:
         #: What rounds a value where it is made; bodies that read it may round it for themselves.
         self._stored = {
             node.input[0]: node
-            for inner in graphs(graph)
+            for inner, own in ((inner, defined_names(inner)) for inner in graphs(graph))
             for node in inner.node
-            if node.op_type == _QUANTIZE and node.input[0] in defined_names(inner)
+            if node.op_type == _QUANTIZE and node.input[0] in own
         }
         self._made_by = {output: node for node in every for output in node.output}
         self._tensors = {tensor.name: tensor for g in graphs(graph) for tensor in g.initializer}

@@ -73,8 +73,9 @@ class _Carrier:
 
     def _flat(self, body: GraphProto, wanted: set[str]) -> Iterator[_Pair]:
         """Values of a body, each as a list of fp32 that the body makes."""
-        every = self._constant(body, np.array([-1], np.int64), "every_value")
-        for name in sorted(wanted & defined_names(body)):
+        names = sorted(wanted & defined_names(body))
+        every = self._constant(body, np.array([-1], np.int64), "every_value") if names else ""
+        for name in names:
             number, flat = self._fresh(f"{name}_fp32"), self._fresh(f"{name}_flat")
             body.node.append(helper.make_node("Cast", [name], [number], to=_FLOAT))
             body.node.append(helper.make_node("Reshape", [number, every], [flat]))
