@@ -238,7 +238,13 @@ def _best(found: dict[str, Candidate], goal: Goal) -> str:
     allowed = [entry for entry in found.values() if not entry.reason] or [found[INPUT]]
     if goal.minimise == "size":
         return min(allowed, key=_size).name
+    chosen = _fastest(allowed, goal)
+    faster = [entry for entry in allowed if _latency(entry) * (1 + 2 * MARGIN) < 1]
+    # The budget was given to be used where that is the only way to be faster at all.
+    return _fastest(faster, goal) if chosen == INPUT and faster else chosen
 
+
+def _fastest(allowed: list[Candidate], goal: Goal) -> str:
     def price(entry: Candidate) -> float:
         return _latency(entry) * _cost(entry.drop, goal)
 
@@ -273,7 +279,9 @@ def _size(entry: Candidate) -> float:
 
 def _account(entry: Candidate, chosen: str, found: dict[str, Candidate], goal: Goal) -> Candidate:
     if entry.name != chosen:
-        passed_over = _latency(entry) * (1 + 2 * MARGIN) < _latency(found[chosen])
+        passed_over = goal.minimise == "latency" and (
+            _latency(entry) * (1 + 2 * MARGIN) < _latency(found[chosen])
+        )
         better = "loses less, and is little slower" if passed_over else "is faster or smaller"
         return entry.model_copy(update={"reason": entry.reason or f"{chosen} {better}"})
     allowed = [_latency(other) for other in found.values() if not other.reason]

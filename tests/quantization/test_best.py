@@ -198,6 +198,20 @@ def test_what_uses_up_the_budget_has_to_be_much_faster(stage: Stage):
     assert stage.choose(arms, max_drop=0.04)[0] == "static"
 
 
+def test_where_nothing_else_is_faster_what_uses_up_the_budget_is_taken(stage: Stage):
+    arms = {INPUT: (1.0, 90, 400), "static": (0.9, 86, 100)}
+    assert stage.choose(arms, max_drop=0.04)[0] == "static"
+    arms["static"] = (0.96, 86, 100)
+    assert stage.choose(arms, max_drop=0.04)[0] is None
+
+
+def test_a_small_one_is_not_said_to_be_little_slower(stage: Stage):
+    arms = {INPUT: (1.0, 90, 400), "static": (0.5, 90, 100), "weight-only": (0.9, 90, 50)}
+    chosen, account = stage.choose(arms, minimise="size")
+    assert chosen == "weight-only"
+    assert account["static"].reason == "weight-only is faster or smaller"
+
+
 def test_where_nothing_qualifies_the_input_stays(stage: Stage):
     chosen, account = stage.choose(
         {INPUT: (1.0, 90, 400), "static": (0.5, 50, 100), "dynamic": (1.06, 90, 100)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +14,7 @@ from compress.errors import UnknownName
 from compress.export.bodies import graphs
 from compress.export.graph import operators
 from compress.export.loading import load_onnx
+from compress.quantization import slower_layers as slower_layers_module
 from compress.quantization.account import account_of_nodes
 from compress.quantization.calibration.collecting import collect
 from compress.quantization.config import QuantizeConfig
@@ -22,6 +25,7 @@ from compress.quantization.sensitivity import sensitivities
 from compress.quantization.slower_layers import slower_layers
 from compress.quantization.static import quantize_static_int8
 from compress.quantization.switches import with_switches
+from compress.report.profile_schema import ProfiledNode
 
 IMAGES = [None, 8, None, None]
 CONFIG = QuantizeConfig()
@@ -187,16 +191,29 @@ def test_sensitivities_tell_of_layers_in_bodies(tmp_path):
     assert found[0].name == "step"
 
 
-def test_times_of_layers_in_bodies(tmp_path):
-    """Each of the convolutions that ran is faster or slower, and none is a matter of its body."""
-    source, samples, ranges = ready(tmp_path)
-    target = tmp_path / "c.onnx"
-    quantize_static_int8(source, target, ranges, CONFIG)
+def test_conversions_in_bodies_count_for_the_layers_that_they_are_for(tmp_path, monkeypatch):
+    source, _, _ = ready(tmp_path)
     names = layers(onnx.load(source))
-    found = slower_layers(source, target, names, inputs=lambda _: samples[0])
-    # So small that conversions take longer than what they are for.
-    assert found
-    assert found <= set(names)
+    nodes = {n.name: n for g in graphs(onnx.load(source).graph) for n in g.node}
+    conversion = f"{nodes['step'].input[0]}_QuantizeLinear"
+
+    def profiled(*times):
+        found = [
+            ProfiledNode.model_construct(name=name, operator=kind, us=us)
+            for name, kind, us in times
+        ]
+        return SimpleNamespace(nodes=found)
+
+    told = {
+        "fp32": profiled(("step", "Conv", 2.0), ("p", "Conv", 2.0)),
+        "int8": profiled(
+            ("step", "QLinearConv", 1.0),
+            ("p", "QLinearConv", 1.0),
+            (conversion, "QuantizeLinear", 5.0),
+        ),
+    }
+    monkeypatch.setattr(slower_layers_module, "profile", lambda *_, **__: told)
+    assert slower_layers(source, source, names) == {"step"}
 
 
 def test_saturating_sums_in_bodies(tmp_path):

@@ -17,7 +17,7 @@ from compress.export.bodies import graphs, nodes_everywhere
 from compress.quantization.calibration.inside import bring_out
 from compress.quantization.rewriting.files import save
 from compress.quantization.scopes import unique_names
-from compress.runtime.isolated import calls
+from compress.runtime.isolated import Crashed, calls
 
 #: All operators that onnxruntime's static quantization knows.
 STATIC_KINDS = frozenset({*QLinearOpsRegistry, *QDQRegistry})
@@ -182,7 +182,7 @@ def _write_inside(model: ModelProto, inside: Collection[str], path: Path) -> boo
     with calls(isolated=True) as call:
         try:
             call(_try, path)
-        except Exception:
+        except (Crashed, ModelFileError):
             return False
     return True
 

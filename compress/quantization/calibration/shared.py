@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from compress.export.bodies import has_bodies
+from compress.export.loading import load_graph
 from compress.progress import Progress, quiet
 from compress.quantization.calibration.collecting import CannotRun, collect
 from compress.quantization.calibration.observed import (
@@ -100,6 +102,8 @@ class Calibration:
         try:
             found = run()
         except CannotRun:  # such as a Scan whose steps give values of another shape each
+            if not has_bodies(load_graph(source)):
+                raise
             found = run(bodies=False)
         self._passes += 1
         self._seconds += time.monotonic() - began

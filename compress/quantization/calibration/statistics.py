@@ -21,7 +21,7 @@ from compress.quantization.config import Method
 Ranges = dict[str, tuple[float, float]]
 METHODS = get_args(Method)
 
-_VERSION = 1
+_VERSION = 2
 _NUMBERS = (
     "count",
     "masked",

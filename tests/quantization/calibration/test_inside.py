@@ -194,16 +194,19 @@ def convolution(name, source, weight):
     return body(nodes, [value(name, [None, 8, None, None])], {"k": weight})
 
 
+def either_convolution(source, channels):
+    weights = [normal(8, channels, 3, 3) for _ in range(2)]
+    then, otherwise = (convolution(*each) for each in zip("pq", [source] * 2, weights, strict=True))
+    return branches("c", ["y"], then, otherwise)
+
+
 def test_calibration_sees_what_bodies_compute(tmp_path):
     """Ranges of all samples: those of one branch come from the samples that take it."""
     above = [
         node("ReduceMean", ["x"], "m", keepdims=0),
         node("Greater", ["m", "zero"], "c"),
     ]
-    weights = [normal(8, 3, 3, 3) for _ in range(2)]
-    chosen = branches(
-        "c", ["y"], convolution("p", "x", weights[0]), convolution("q", "x", weights[1])
-    )
+    chosen = either_convolution("x", 3)
     image = value("x", ["n", 3, 8, 8])
     source = model([*above, chosen], [image], [value("y", ["n", 8, 8, 8])], {"zero": np.float32(0)})
     path = saved(source, tmp_path / "a.onnx")
@@ -219,12 +222,7 @@ def test_calibration_sees_what_bodies_compute(tmp_path):
 def test_where_onnxruntime_crashes_over_it_bodies_have_no_ranges(tmp_path, monkeypatch):
     monkeypatch.setattr(observed, "_try", crash)
     step = node("Conv", ["x", "k"], "first", pads=[1, 1, 1, 1])
-    chosen = branches(
-        "c",
-        ["y"],
-        convolution("p", "first", normal(8, 8, 3, 3)),
-        convolution("q", "first", normal(8, 8, 3, 3)),
-    )
+    chosen = either_convolution("first", 8)
     image = value("x", ["n", 3, 8, 8])
     source = model(
         [step, chosen], [image, CONDITION], [value("y", ["n", 8, 8, 8])], {"k": normal(8, 3, 3, 3)}
@@ -235,12 +233,7 @@ def test_where_onnxruntime_crashes_over_it_bodies_have_no_ranges(tmp_path, monke
 
 
 def test_a_branch_that_no_sample_takes_stays_fp32(tmp_path):
-    chosen = branches(
-        "c",
-        ["y"],
-        convolution("p", "x", normal(8, 3, 3, 3)),
-        convolution("q", "x", normal(8, 3, 3, 3)),
-    )
+    chosen = either_convolution("x", 3)
     image = value("x", ["n", 3, 8, 8])
     source = model([chosen], [image, CONDITION], [value("y", ["n", 8, 8, 8])])
     path, given = saved(source, tmp_path / "a.onnx"), (normal(1, 3, 8, 8), np.array(True))
