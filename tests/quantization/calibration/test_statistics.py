@@ -141,5 +141,5 @@ def test_what_is_no_saved_statistics_is_refused(
     with pytest.raises(InputError, match=r"not saved statistics \(KeyError\)"):
         Statistics.load(path, model)
     np.savez(path, version=np.array(7))
-    with pytest.raises(InputError, match=r"statistics of version 7, expected 1; calibrate again"):
+    with pytest.raises(InputError, match=r"statistics of version 7, expected 2; calibrate again"):
         Statistics.load(path, model)
